@@ -1,0 +1,354 @@
+"""`Microscope`: the typed description of one oblique plane microscope.
+
+Separate from everything that acts on it: it names devices, lines, volts and angles,
+and refuses what cannot be. Knows no sequence and touches no hardware. Units are in
+the names; unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+
+class ConfigError(ValueError):
+    """A microscope description that cannot be; each line names a field."""
+
+
+def _matching(pattern: str, example: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            msg = f"{value!r} is not of the form {example!r}"
+            raise ValueError(msg)
+        return value
+
+    return AfterValidator(check)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+DigitalLine = Annotated[str, _matching(r"port\d+/line\d+", "port0/line3")]
+BufferedLine = Annotated[str, _matching(r"port0/line([12]?\d|3[01])", "port0/line3")]
+AnalogOutput = Annotated[str, _matching(r"ao\d+", "ao0")]
+InputTerminal = Annotated[str, _matching(r"PFI\d+|port\d+/line\d+", "PFI0")]
+Counter_ = Annotated[str, _matching(r"ctr\d+", "ctr0")]
+Colour = Annotated[str, _matching(r"#[0-9A-Fa-f]{6}", "#00FF00")]
+PropertyName = Annotated[
+    tuple[str, str], Field(description="(device label, property name)")
+]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExposureOut(_Table):
+    """The camera's exposure-out TTL, as it reaches the board.
+
+    Attributes
+    ----------
+    terminal : str
+        Board input it is wired to, like ``"PFI0"``.
+    kind : {"all_rows", "first_row", "any_row"}
+        When it is active: while every row exposes, while the first does, while any.
+    polarity : {"active_high", "active_low"}
+        Its level while active.
+    """
+
+    terminal: InputTerminal
+    kind: Literal["all_rows", "first_row", "any_row"]
+    polarity: Literal["active_high", "active_low"]
+
+
+class Camera(_Table):
+    """The camera, which is master of all timing.
+
+    Attributes
+    ----------
+    label : str
+        Device label in the Micro-Manager configuration.
+    line_time_us : float
+        Time between the starts of neighbouring rows.
+    roi : (x, y, width, height)
+        Region in camera pixels; the rows of it are the *s* axis.
+    properties : dict
+        Set before every run and read back: trigger source, output trigger kind, ….
+    offset_counts, gain_e_per_count : float
+        Recorded with the data; counts stay raw.
+    trailing_exposures : int or "until_stopped"
+        Exposures after the last asked frame that are usual for this camera.
+    """
+
+    label: str
+    line_time_us: Positive
+    roi: tuple[
+        Annotated[int, Field(ge=0)],
+        Annotated[int, Field(ge=0)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ]
+    exposure_out: ExposureOut
+    properties: dict[str, str | int | float] = {}
+    offset_counts: NotNegative = 0.0
+    gain_e_per_count: Positive = 1.0
+    trailing_exposures: Annotated[int, Field(ge=0)] | Literal["until_stopped"] = 0
+
+
+class Geometry(_Table):
+    """How the oblique planes lie in the sample.
+
+    Attributes
+    ----------
+    angle_deg : float
+        Angle between light sheet and coverslip (Micro-Manager quotes the angle to the
+        optical axis: 60 there is 30 here).
+    pixel_size_um : float
+        Camera pixel in sample space.
+    scan_sign : {1, -1}
+        1 if a larger scan offset moves the plane along +Y, else -1.
+    flip_rows, flip_columns : bool
+        Whether camera rows (columns) run against +Z (+X).
+    """
+
+    angle_deg: Annotated[float, Field(gt=0, lt=90)]
+    pixel_size_um: Positive
+    scan_sign: Literal[1, -1] = 1
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+
+class Galvo(_Table):
+    """The scan galvo: how volts move the light sheet along the coverslip.
+
+    Attributes
+    ----------
+    channel : str
+        Analog output, like ``"ao0"``.
+    volts_per_um : float
+        May be negative; not 0.
+    offset_v : float
+        Volts at scan offset 0.
+    range_v : (low, high)
+        Volts that the driver may ever see.
+    park_v : float
+        Where it rests when nothing runs.
+    slew_v_per_ms : float
+        Fastest ramp.
+    settle_ms : float
+        Time to settle after a step between planes.
+    """
+
+    channel: AnalogOutput
+    volts_per_um: Finite
+    offset_v: Finite = 0.0
+    range_v: tuple[Finite, Finite]
+    park_v: Finite = 0.0
+    slew_v_per_ms: Positive
+    settle_ms: NotNegative
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.range_v
+        if not self.volts_per_um:
+            msg = "volts_per_um must not be 0"
+            raise ValueError(msg)
+        if not low < high:
+            msg = f"range_v must be (low, high), not ({low}, {high})"
+            raise ValueError(msg)
+        for name in ("park_v", "offset_v"):
+            if not low <= getattr(self, name) <= high:
+                msg = f"{name} = {getattr(self, name)} V lies outside range_v"
+                raise ValueError(msg)
+        return self
+
+
+class Daq(_Table):
+    """The NI board and what is wired to it.
+
+    Attributes
+    ----------
+    device : str
+        Name in NI MAX, like ``"Dev1"``.
+    counter : str
+        Counter that counts the camera's exposures.
+    galvo : Galvo
+    laser_enable : str, optional
+        Static line on an unbuffered port, ANDed in hardware with every laser; raised
+        after arming, dropped before anything else.
+    """
+
+    device: Annotated[str, _matching(r"[A-Za-z][\w-]*", "Dev1")]
+    counter: Counter_ = "ctr0"
+    galvo: Galvo
+    laser_enable: DigitalLine | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.laser_enable and self.laser_enable.startswith("port0/"):
+            msg = (
+                "laser_enable must be on a port other than port0, whose lines are "
+                "buffered; port1/line0, say"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class Laser(_Table):
+    """One laser line.
+
+    Attributes
+    ----------
+    name : str
+        What a channel's ``config`` calls it.
+    line : str
+        Digital line that blanks it, like ``"port0/line0"``.
+    colour : str
+        ``"#RRGGBB"``, for display.
+    power_property : (device, property), optional
+        Micro-Manager property that takes ``ScanSettings.laser_power``.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    line: BufferedLine
+    colour: Colour = "#FFFFFF"
+    power_property: PropertyName | None = None
+
+
+class Simulation(_Table):
+    """Turns the description into a simulated microscope.
+
+    Attributes
+    ----------
+    seed : int
+        Places the specimen's structures and the noise.
+    noise : bool
+        Shot and read noise.
+    time_scale : float
+        Simulated seconds per second.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    noise: bool = True
+    time_scale: Positive = 1.0
+
+
+class Microscope(_Table):
+    """One oblique plane microscope.
+
+    Attributes
+    ----------
+    name : str
+    mm_config : str, optional
+        Micro-Manager configuration file, relative to the TOML. Needed unless
+        ``simulation`` is given.
+    channel_group : str
+        Config group whose presets the channels of a sequence name.
+    camera : Camera
+    geometry : Geometry
+    daq : Daq
+    lasers : tuple of Laser
+    simulation : Simulation, optional
+    """
+
+    name: str
+    mm_config: str | None = None
+    channel_group: str = "Channel"
+    camera: Camera
+    geometry: Geometry
+    daq: Daq
+    lasers: Annotated[tuple[Laser, ...], Field(min_length=1)]
+    simulation: Simulation | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mm_config is None and self.simulation is None:
+            msg = "mm_config is required unless there is a [simulation] table"
+            raise ValueError(msg)
+        _refuse_twice("lasers.name", [laser.name for laser in self.lasers])
+        wired = {f"lasers.{laser.name}": laser.line for laser in self.lasers}
+        wired["camera.exposure_out.terminal"] = self.camera.exposure_out.terminal
+        if self.daq.laser_enable:
+            wired["daq.laser_enable"] = self.daq.laser_enable
+        _refuse_twice("the wiring", list(wired.values()), wired)
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Microscope:
+        """Read a microscope TOML.
+
+        Raises
+        ------
+        ConfigError
+            If the file is not TOML or a field is missing, unknown or impossible.
+        FileNotFoundError
+            If there is no such file.
+        """
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            msg = f"{path}: not a TOML file: {error}"
+            raise ConfigError(msg) from error
+        microscope = cls.from_table(table, source=str(path))
+        if microscope.mm_config is None:
+            return microscope
+        absolute = str((path.parent / microscope.mm_config).resolve())
+        return microscope.model_copy(update={"mm_config": absolute})
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any], source: str = "microscope") -> Self:
+        """Validate a parsed TOML; see :meth:`load`."""
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            lines = [_one_line(detail) for detail in error.errors()]
+            raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+
+    @classmethod
+    def demo(cls) -> Microscope:
+        """Return the simulated microscope that ``open_microscope("demo")`` opens."""
+        text = template("demo")
+        return cls.from_table(tomllib.loads(text), source="demo")
+
+    @property
+    def laser_names(self) -> tuple[str, ...]:
+        """Names of the lasers, in the order of the description."""
+        return tuple(laser.name for laser in self.lasers)
+
+
+def template(name: Literal["demo", "instrument"]) -> str:
+    """Return the commented TOML of the demo or of a real instrument."""
+    return (files("opm_engine") / "templates" / f"{name}.toml").read_text("utf-8")
+
+
+def _refuse_twice(
+    what: str, values: list[str], owners: dict[str, str] | None = None
+) -> None:
+    for value, count in Counter(values).items():
+        if count > 1:
+            names = [name for name, used in (owners or {}).items() if used == value]
+            where = f" ({' and '.join(names)})" if names else ""
+            msg = f"{what} uses {value!r} {count} times{where}; each must differ"
+            raise ValueError(msg)
+
+
+def _one_line(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "microscope"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "unknown key"
+    return f"{where}: {message}"

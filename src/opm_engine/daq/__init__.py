@@ -1,0 +1,1 @@
+"""The board: what it plays (pure arrays) and how it is told to (one small protocol)."""

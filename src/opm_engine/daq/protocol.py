@@ -1,0 +1,92 @@
+"""What the engine asks of a board, and nothing else.
+
+Separate from ``nidaq`` so that the engine can be read, typed and imported without
+NI's library. Knows no sequence and no camera: a board plays samples per camera edge,
+counts exposures and goes dark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class DaqError(RuntimeError):
+    """The board refused, failed or did not answer; the message names the call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """Samples that one burst plays, two per camera frame.
+
+    Sample ``2 f`` appears at the rising edge of frame ``f``'s exposure-out, sample
+    ``2 f + 1`` at its falling edge. The arrays hold one period; the board repeats
+    them until ``n_samples`` have been played and then holds the last one.
+
+    Attributes
+    ----------
+    digital : ndarray, (P,) uint32
+        Port values, bit *i* is line *i* of the port.
+    lines : tuple of str
+        Lines the port value may raise, like ``"port0/line0"``.
+    analog : ndarray, (len(channels), P) float64
+        Volts.
+    channels : tuple of str
+        Analog output channels, like ``"ao0"``, in the order of ``analog``.
+    initial_v : ndarray, (len(channels),) float64
+        Volts written and settled before the first edge.
+    settle_ms : float
+        Time to wait after ``initial_v`` was reached.
+    n_samples : int
+        Edges to answer in all; even, since a frame has two.
+    max_rate_hz : float
+        Upper bound of the edge rate, for the board's own timing checks.
+    """
+
+    digital: NDArray[np.uint32]
+    lines: tuple[str, ...]
+    analog: NDArray[np.float64]
+    channels: tuple[str, ...]
+    initial_v: NDArray[np.float64]
+    settle_ms: float
+    n_samples: int
+    max_rate_hz: float
+
+
+class ExposureCount(NamedTuple):
+    """What the board saw of the camera since it was armed."""
+
+    planned: int
+    """Exposures that were answered with planned samples."""
+    total: int
+    """All exposures, those after the last planned one included."""
+
+
+class Daq(Protocol):
+    """A board that plays waveforms on the camera's edges.
+
+    Called by the engine only, in this order: ``open`` once; per burst ``arm``, then
+    (while and after the camera runs) ``count``, then ``make_dark``; ``close`` once.
+    """
+
+    def open(self) -> None:
+        """Reach the device, check it against the microscope and make it dark."""
+
+    def arm(self, waveform: Waveform) -> None:
+        """Play ``waveform`` on the coming edges; ready when this returns.
+
+        On any failure everything is dark and released before the error is raised.
+        """
+
+    def count(self) -> ExposureCount:
+        """Exposures seen since ``arm``."""
+
+    def make_dark(self) -> None:
+        """Lasers off, then the galvo ramped to park. May be called at any time, twice."""
+
+    def close(self) -> None:
+        """Make dark and let the device go. May be called twice."""

@@ -1,0 +1,1 @@
+"""Deskew: kernels (arrays in, arrays out) and the handler that runs them as planes come."""

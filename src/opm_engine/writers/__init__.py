@@ -1,0 +1,1 @@
+"""Frames and volumes to disk."""

@@ -175,6 +175,10 @@ class Galvo(_Table):
                 raise ValueError(msg)
         return self
 
+    def volts_at(self, offset_um: float) -> float:
+        """Volts that put the light sheet at a scan offset."""
+        return self.offset_v + self.volts_per_um * offset_um
+
 
 class Daq(_Table):
     """The NI board and what is wired to it.

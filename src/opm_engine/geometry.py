@@ -149,9 +149,9 @@ def volume_shape(
     dz, dy = voxel_size(pixel_size_um, voxel_size_um)
     theta = math.radians(angle_deg)
     height_um = (n_rows - 1) * pixel_size_um * math.sin(theta)
-    length_um = (n_planes - 1) * step_um + (
-        n_rows - 1
-    ) * pixel_size_um * math.cos(theta)
+    length_um = (n_planes - 1) * step_um + (n_rows - 1) * pixel_size_um * math.cos(
+        theta
+    )
     nz = math.floor(height_um / dz + EPSILON) + 1
     ny = math.floor(length_um / dy + EPSILON) + 1
     return nz, ny, n_columns

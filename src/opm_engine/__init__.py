@@ -1,0 +1,1 @@
+"""Acquisition engine for oblique plane microscopes."""

@@ -1,0 +1,50 @@
+"""`BurstEvent`: one camera sequence as an event that any runner or queue can carry.
+
+Separate from the engine so that whoever feeds a queue needs no engine to type it.
+Carries its plan: a list or an iterator of events tells nothing else about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import useq
+from pydantic import Field
+from pymmcore_plus.core import SequencedEvent
+
+from opm_engine.plan import Burst, BurstEvents, ScanPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class BurstEvent(SequencedEvent):
+    """Events that are acquired in one camera sequence.
+
+    Attributes
+    ----------
+    events : BurstEvents
+        Indexed lazily.
+    plan : ScanPlan
+        Of the whole sequence.
+    burst : Burst
+        This part of it.
+    """
+
+    events: Any = Field(repr=False)
+    plan: ScanPlan = Field(repr=False)
+    burst: Burst = Field(repr=False)
+
+
+def burst_events(sequence: useq.MDASequence, plan: ScanPlan) -> Iterator[BurstEvent]:
+    """Yield the bursts of a planned sequence."""
+    for burst in plan.bursts():
+        events = BurstEvents(sequence, plan, burst)
+        first = events[0]
+        # Validation would turn the lazy events into a tuple of all of them.
+        yield BurstEvent.model_construct(
+            **{name: getattr(first, name) for name in useq.MDAEvent.model_fields},
+            events=events,
+            plan=plan,
+            burst=burst,
+        )

@@ -1,0 +1,241 @@
+"""`opm-engine demo`: the whole system on the simulated microscope, scored.
+
+Separate from the command line so that it can be run from a script. Compares what came
+out of the deskew, as read back from disk, with the specimen itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import useq
+
+from opm_engine.acquisition import DESKEWED, PICTURE
+from opm_engine.config import Microscope
+from opm_engine.geometry import Geometry, voxel_size
+from opm_engine.pictures import save_picture
+from opm_engine.plan import BLOCK, Stream, describe, plan_scan
+from opm_engine.processing import deskew, max_projections
+from opm_engine.session import open_microscope
+from opm_engine.writers import OMEZarrWriter, open_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from opm_engine.acquisition import Acquisition
+    from opm_engine.session import Scope
+
+TRUTH, REPORT = "truth.ome.zarr", "report.json"
+MIN_NCC = 0.95
+"""Normalised cross-correlation with the truth below which the demo fails."""
+
+POSITIONS_UM = ((0.0, 0.0), (60.0, 40.0))
+
+
+def demo_sequence(n_volumes: int = 3) -> useq.MDASequence:
+    """Two channels, two positions, ``n_volumes`` gapless time points."""
+    return useq.MDASequence(
+        stage_positions=list(POSITIONS_UM),
+        channels=[{"config": "488", "exposure": 5}, {"config": "561", "exposure": 5}],
+        z_plan={"range": 40, "step": 0.4},
+        time_plan={"interval": 0, "loops": n_volumes},
+        axis_order="ptzc",
+    )
+
+
+def run_demo(
+    out: Path,
+    n_volumes: int = 3,
+    *,
+    overwrite: bool = False,
+    on_frame: Callable[[int], None] | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Acquire, deskew, score; write everything into ``out``.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for the data and the report.
+    n_volumes : int
+        Time points.
+    overwrite : bool
+        Replace the files of an earlier demo.
+    on_frame : callable, optional
+        Called with the number of frames so far.
+    on_step : callable, optional
+        Called with what is being done now.
+
+    Returns
+    -------
+    dict
+        The report, as in ``report.json``.
+    """
+    for name in (TRUTH, REPORT):
+        if (out / name).exists() and not overwrite:
+            msg = f"{out} already holds {name}; choose another folder"
+            raise FileExistsError(msg)
+    sequence = demo_sequence(n_volumes)
+    on_step("acquiring")
+    with open_microscope("demo") as scope:
+        acquisition = scope.acquire(
+            sequence, out, overwrite=overwrite, on_frame=on_frame
+        )
+        lasers_on = _lasers_on(scope)
+        on_step("computing the truth")
+        truth = _truth(scope, sequence)
+    _write_truth(truth, sequence, out / TRUTH, overwrite=overwrite)
+    on_step("scoring")
+    plan = plan_scan(sequence, Microscope.demo())
+    names = [channel.name for channel in plan.channels]
+    scores = _scores(out / DESKEWED, truth, plan.geometry, n_volumes)
+    _draw(acquisition, truth, out / PICTURE)
+    report = {
+        **acquisition.report(),
+        "ncc": {n: round(s, 4) for n, s in zip(names, scores, strict=True)},
+        "lasers_on_after": lasers_on,
+    }
+    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """Say what is wrong with a report; empty if nothing is."""
+    wrong = []
+    if report["frames_lost"]:
+        wrong.append(f"{report['frames_lost']} frames lost")
+    if report["lasers_on_after"]:
+        wrong.append(f"lasers on after the run: {', '.join(report['lasers_on_after'])}")
+    wrong += [
+        f"channel {name}: NCC with the truth is {ncc:.3f}, below {MIN_NCC}"
+        for name, ncc in report["ncc"].items()
+        if not ncc >= MIN_NCC
+    ]
+    return wrong
+
+
+def ncc(image: NDArray[Any], truth: NDArray[Any], where: NDArray[np.bool_]) -> float:
+    """Normalised cross-correlation of two volumes in the voxels ``where``."""
+    a, b = image[where].astype(np.float64), truth[where].astype(np.float64)
+    a -= a.mean()
+    b -= b.mean()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def valid_voxels(geometry: Geometry) -> NDArray[np.bool_]:
+    """Voxels (Z, Y, X) of a deskewed volume that lie inside the stack."""
+    ones = np.ones((geometry.n_planes, geometry.n_rows, 1), np.uint16)
+    column = deskew(
+        ones,
+        angle_deg=geometry.angle_deg,
+        step_um=geometry.step_um,
+        pixel_size_um=geometry.pixel_size_um,
+    )
+    return np.broadcast_to(column > 0, (*column.shape[:2], geometry.n_columns))
+
+
+def _lasers_on(scope: Scope) -> list[str]:
+    if scope.twin is None:
+        msg = "the demo needs a simulated microscope"
+        raise ValueError(msg)
+    board = scope.twin.board
+    return [laser.name for laser in scope.microscope.lasers if board.line(laser.line)]
+
+
+def _truth(scope: Scope, sequence: useq.MDASequence) -> NDArray[np.float32]:
+    """Specimen on the deskewed grid: (positions, channels, Z, Y, X)."""
+    if scope.twin is None:
+        msg = "the demo needs a simulated microscope"
+        raise ValueError(msg)
+    plan = plan_scan(sequence, scope.microscope)
+    geometry = plan.geometry
+    shape = geometry.volume_shape()
+    dz_um, dy_um = voxel_size(geometry.pixel_size_um, None)
+    names = scope.microscope.laser_names
+    return np.stack(
+        [
+            np.stack(
+                [
+                    scope.twin.specimen.truth(
+                        shape,
+                        (dz_um, dy_um, geometry.pixel_size_um),
+                        (
+                            position.z_um or 0.0,
+                            (position.y_um or 0.0) + geometry.origin_um,
+                            position.x_um or 0.0,
+                        ),
+                        names.index(channel.name),
+                    )
+                    for channel in plan.channels
+                ]
+            )
+            for position in plan.positions
+        ]
+    )
+
+
+def _scores(
+    store: Path, truth: NDArray[np.float32], geometry: Geometry, n_volumes: int
+) -> list[float]:
+    """Lowest NCC of each channel over positions and time points."""
+    where = valid_voxels(geometry)
+    n_positions, n_channels = truth.shape[:2]
+    images = [open_image(store, position) for position in range(n_positions)]
+    return [
+        min(
+            ncc(np.asarray(images[p][t, c]), truth[p, c], where)
+            for p in range(n_positions)
+            for t in range(n_volumes)
+        )
+        for c in range(n_channels)
+    ]
+
+
+def _write_truth(
+    truth: NDArray[np.float32],
+    sequence: useq.MDASequence,
+    path: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Store the truth like one time point of the deskewed store."""
+    microscope = Microscope.demo()
+    plan = plan_scan(sequence, microscope)
+    block = describe(plan, microscope)
+    pixel_um = plan.geometry.pixel_size_um
+    stream = Stream(
+        kind="volumes",
+        shape=truth.shape[2:],
+        dtype="float32",
+        scale_um=(pixel_um, pixel_um, pixel_um),
+        translation_um=(0.0, plan.geometry.origin_um, 0.0),
+        channels=plan.stream().channels,
+        positions=plan.positions,
+    )
+    block["stream"] = stream.model_dump(mode="json")
+    writer = OMEZarrWriter(path, overwrite=overwrite)
+    writer.sequenceStarted(sequence, {"extra": {BLOCK: block}})
+    try:
+        for p, channels in enumerate(truth):
+            for c, volume in enumerate(channels):
+                event = useq.MDAEvent(index={"t": 0, "p": p, "c": c})
+                writer.frameReady(volume, event, {})
+    finally:
+        writer.sequenceFinished(sequence)
+
+
+def _draw(acquisition: Acquisition, truth: NDArray[np.float32], path: Path) -> None:
+    """Per channel of the first position: XY, XZ, YZ, each beside the truth's."""
+    if acquisition.projections is None:
+        return
+    rows = []
+    for (p, c), views in sorted(acquisition.projections.latest.items()):
+        if p == 0:
+            pairs = zip(views, max_projections(truth[p, c]), strict=True)
+            rows.append([panel for pair in pairs for panel in pair])
+    save_picture(rows, path)

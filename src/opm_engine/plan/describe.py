@@ -1,0 +1,54 @@
+"""The metadata block: everything a handler or a later reader needs to know of a run.
+
+Separate from the plan because it also names the microscope, and because its keys are
+a contract with files on disk. Plain JSON.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opm_engine.config import Microscope
+    from opm_engine.plan.model import ScanPlan
+
+
+def describe(plan: ScanPlan, microscope: Microscope) -> dict[str, Any]:
+    """Return the block that goes under the key ``opm_engine``.
+
+    Parameters
+    ----------
+    plan : ScanPlan
+    microscope : Microscope
+
+    Returns
+    -------
+    dict
+        JSON: ``plan``, ``geometry``, ``microscope`` and ``stream`` in full, and the
+        numbers needed to deskew under flat keys.
+    """
+    geometry = plan.geometry
+    return {
+        "version": version("opm-engine"),
+        "angle_deg": geometry.angle_deg,
+        "step_um": geometry.step_um,
+        "pixel_size_um": geometry.pixel_size_um,
+        "scan_direction": geometry.scan_direction,
+        "flip_rows": geometry.flip_rows,
+        "flip_columns": geometry.flip_columns,
+        "origin_um": geometry.origin_um,
+        "affine": geometry.affine(),
+        "camera_offset": microscope.camera.offset_counts,
+        "camera_gain_e_per_count": microscope.camera.gain_e_per_count,
+        "frame_rate_hz": [1000 / c.timing.period_ms for c in plan.channels],
+        "geometry": geometry.model_dump(mode="json"),
+        "settings": {
+            "mode": plan.mode,
+            "blanking": plan.blanking,
+            "laser_power": plan.laser_power,
+        },
+        "plan": plan.model_dump(mode="json"),
+        "stream": plan.stream().model_dump(mode="json"),
+        "microscope": microscope.model_dump(mode="json"),
+    }

@@ -1,0 +1,91 @@
+"""useq's events of one burst, made when they are asked for.
+
+Separate because it mirrors ``useq.MDASequence``'s own iteration, which costs seconds
+for a long time-lapse; equality with it is tested. Knows no hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import useq
+from useq._mda_event import Channel as EventChannel
+from useq._mda_event import ReadOnlyDict
+
+from opm_engine.plan.model import AXES
+
+if TYPE_CHECKING:
+    from opm_engine.plan.model import Axis, Burst, ScanPlan
+
+
+class BurstEvents(Sequence[useq.MDAEvent]):
+    """Lazily indexed events of one burst.
+
+    Parameters
+    ----------
+    sequence : useq.MDASequence
+        Regular, as ``plan_scan`` accepts it.
+    plan : ScanPlan
+        Of this sequence.
+    burst : Burst
+        One of the plan's bursts.
+    """
+
+    def __init__(
+        self, sequence: useq.MDASequence, plan: ScanPlan, burst: Burst
+    ) -> None:
+        self._sequence = sequence
+        self._plan = plan
+        self._burst = burst
+        self._z_um = [float(z) for z in sequence.z_plan or ()]
+        self._positions = list(sequence.stage_positions)
+        self._axes = tuple(axis for axis in AXES if axis in sequence.used_axes)
+
+    def __len__(self) -> int:
+        return self._burst.n_events
+
+    @overload
+    def __getitem__(self, item: int) -> useq.MDAEvent: ...
+    @overload
+    def __getitem__(self, item: slice) -> tuple[useq.MDAEvent, ...]: ...
+    def __getitem__(
+        self, item: int | slice
+    ) -> useq.MDAEvent | tuple[useq.MDAEvent, ...]:
+        if isinstance(item, slice):
+            return tuple(self[number] for number in range(*item.indices(len(self))))
+        number = range(len(self))[item]
+        index = self._plan.index_of(self._burst, number)
+        channel = self._sequence.channels[index["c"]]
+        position = self._positions[index["p"]] if self._positions else None
+        fields: dict[str, Any] = {
+            "index": ReadOnlyDict({axis: index[axis] for axis in self._axes}),
+            "channel": EventChannel(config=channel.config, group=channel.group),
+            "exposure": channel.exposure,
+            "x_pos": position.x if position else None,
+            "y_pos": position.y if position else None,
+            "z_pos": self._z_pos_um(index["z"], channel, position),
+            "sequence": self._sequence,
+        }
+        if position and position.name:
+            fields["pos_name"] = position.name
+        if self._sequence.time_plan:
+            fields["min_start_time"] = index["t"] * self._plan.interval_s
+            fields["reset_event_timer"] = self._resets_timer(number, index)
+        return useq.MDAEvent.model_construct(**fields)
+
+    def _z_pos_um(
+        self, z: int, channel: useq.Channel, position: useq.Position | None
+    ) -> float | None:
+        focus_um = position.z if position else None
+        if self._z_um:
+            return self._z_um[z] + channel.z_offset + (focus_um or 0.0)
+        return focus_um
+
+    def _resets_timer(self, number: int, index: Mapping[Axis, int]) -> bool:
+        """Whether time starts anew: useq does it when t returns to 0."""
+        inner = self._plan.axes[self._plan.axes.index("t") :]
+        if any(index[axis] for axis in inner):
+            return False
+        very_first = self._burst.first_event == 0 and number == 0
+        return very_first or self._plan.n_times > 1

@@ -1,0 +1,109 @@
+"""`deskew`: a whole stack at once.
+
+Separate from the streaming deskewer, which does the work, because here the arguments
+come from a person: each is judged, and refused by name. Knows no files or events.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opm_engine.geometry import Geometry
+from opm_engine.processing.streaming import Deskewer
+
+
+def deskew(
+    stack: NDArray[np.uint16],
+    *,
+    angle_deg: float,
+    step_um: float,
+    pixel_size_um: float,
+    voxel_size_um: float | tuple[float, float] | None = None,
+    out: NDArray[np.uint16] | None = None,
+) -> NDArray[np.uint16]:
+    """Deskew an oblique stack by orthogonal interpolation.
+
+    Parameters
+    ----------
+    stack : (N, S, X) uint16 array
+        Planes, camera rows, columns; planes along +Y, rows along +Z. Any memory
+        layout; planes are read one by one, so an array on disk will do.
+    angle_deg : float
+        Angle between light sheet and coverslip, between 0 and 90 degrees. Not the
+        angle to the optical axis.
+    step_um : float
+        Distance between neighbouring planes along the coverslip, in µm. Not the
+        distance orthogonal to the sheet.
+    pixel_size_um : float
+        Camera pixel in sample space, in µm.
+    voxel_size_um : float or (float, float), optional
+        Voxel (dz, dy) in µm; a scalar serves both. Defaults to the pixel size.
+    out : (Z, Y, X) uint16 array, optional
+        Where to write: C-contiguous, of the shape that
+        :func:`opm_engine.geometry.volume_shape` says.
+
+    Returns
+    -------
+    (Z, Y, X) uint16 array
+        ``out``, or a new array. Counts as the camera gave them, interpolated and
+        rounded once; 0 where the scan has no data.
+
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense; names it.
+    """
+    if getattr(stack, "ndim", None) != 3 or 0 in stack.shape:
+        shape = getattr(stack, "shape", type(stack).__name__)
+        msg = f"stack must be an array (N, S, X) and not empty, not {shape}"
+        raise ValueError(msg)
+    if stack.dtype != np.uint16:
+        msg = f"stack must be uint16, not {stack.dtype}"
+        raise ValueError(msg)
+    if isinstance(stack, np.ndarray) and out is not None and _overlap(stack, out):
+        msg = "out must not share memory with stack"
+        raise ValueError(msg)
+    angle_deg = _positive("angle_deg", angle_deg)
+    if angle_deg >= 90:
+        msg = f"angle_deg must lie between 0 and 90 degrees, not {angle_deg:g}"
+        raise ValueError(msg)
+    geometry = Geometry(
+        angle_deg=angle_deg,
+        step_um=_positive("step_um", step_um),
+        pixel_size_um=_positive("pixel_size_um", pixel_size_um),
+        n_planes=stack.shape[0],
+        n_rows=stack.shape[1],
+        n_columns=stack.shape[2],
+    )
+    deskewer = Deskewer(geometry, voxel_size_um=_voxel(voxel_size_um), out=out)
+    for n in range(geometry.n_planes):
+        deskewer.add(np.asarray(stack[n]))
+    return deskewer.volume
+
+
+def _positive(name: str, value: Any) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not is_number or not 0 < value < math.inf:
+        msg = f"{name} must be a positive, finite number, not {value!r}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def _voxel(value: Any) -> float | tuple[float, float] | None:
+    if value is None:
+        return None
+    if np.ndim(value) == 0:
+        return _positive("voxel_size_um", value)
+    if len(value) != 2:
+        msg = f"voxel_size_um must be a number or a pair (dz, dy), not {value!r}"
+        raise ValueError(msg)
+    return _positive("voxel_size_um", value[0]), _positive("voxel_size_um", value[1])
+
+
+def _overlap(stack: NDArray[np.uint16], out: object) -> bool:
+    return isinstance(out, np.ndarray) and np.may_share_memory(stack, out)

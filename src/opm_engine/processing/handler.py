@@ -1,0 +1,208 @@
+"""`Deskew`: the handler that turns a stream of planes into volumes.
+
+Separate from the deskewers because it only sorts: which plane belongs to which volume,
+what the outputs must be told, what was left unfinished. Knows no geometry and no
+microscope beyond what the run's metadata say.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import ExitStack
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opm_engine.geometry import Geometry, voxel_size
+from opm_engine.plan import BLOCK
+from opm_engine.processing.scan import (
+    Block,
+    Scan,
+    VoxelSize,
+    block_of,
+    describe_scan,
+    is_known,
+)
+from opm_engine.processing.streaming import Deskewer, warm_up
+
+if TYPE_CHECKING:
+    import useq
+
+Meta = dict[str, Any]
+Index = dict[str, int]
+
+
+class Deskew:
+    """Deskews while the scan runs and hands each volume to its outputs.
+
+    An ordinary handler of camera frames, for any number of runs, one after the other.
+    Each volume is complete right after its last plane; channels, time points and
+    positions may alternate as they like, planes of one volume come in order.
+
+    Outputs are handlers too, with any of the three methods. Their ``frameReady`` gets
+    (volume (Z, Y, X) uint16, event, meta) once per volume, event and meta being those
+    of its last plane, the event's index without "z". The volume is a new array, theirs
+    to keep; it is shared between them, so none may change it. An output that has
+    ``projectionsReady(projections, event, meta)`` gets the volume's
+    :class:`MaxProjections` in place of the volume.
+
+    Parameters
+    ----------
+    outputs : iterable of handlers
+    geometry : Geometry, optional
+        For engines that put no ``opm_engine`` block into the metadata; goes before the
+        block's.
+    voxel_size_um : float or (float, float), optional
+        Voxel (dz, dy) in µm; defaults to the pixel size.
+
+    Attributes
+    ----------
+    incomplete : tuple of dict
+        Index of each volume of the last run whose planes did not all come. They are
+        not handed out.
+    latency_ms : deque of float
+        Of the last 1000 volumes of the run: from the arrival of the last plane to the
+        volume being complete.
+
+    Raises
+    ------
+    ValueError
+        If ``voxel_size_um`` is not positive.
+    """
+
+    def __init__(
+        self,
+        outputs: Iterable[object] = (),
+        *,
+        geometry: Geometry | None = None,
+        voxel_size_um: VoxelSize = None,
+    ) -> None:
+        voxel_size(1.0, voxel_size_um)  # refuses nonsense now, not in the run
+        self.outputs = tuple(outputs)
+        self.geometry = geometry
+        self.voxel_size_um = voxel_size_um
+        self.incomplete: tuple[Index, ...] = ()
+        self.latency_ms: deque[float] = deque(maxlen=1000)
+        self._project = any(hasattr(o, "projectionsReady") for o in self.outputs)
+        self._run: tuple[useq.MDASequence, Meta] | None = None
+        self._scan: Scan | None = None
+        self._open: dict[frozenset[tuple[str, int]], tuple[Index, Deskewer]] = {}
+
+    def sequenceStarted(self, sequence: useq.MDASequence, summary: Meta) -> None:
+        """Compile the kernels and start the outputs.
+
+        A run made from loose events says nothing yet: the outputs then start with the
+        first frame.
+
+        Raises
+        ------
+        ValueError
+            If nothing says the geometry, or the planes are not those of the geometry.
+        """
+        self._run = sequence, summary
+        self._scan = None
+        self._open = {}
+        self.incomplete = ()
+        self.latency_ms.clear()
+        warm_up()
+        block = block_of(summary)
+        if block is not None or is_known(sequence):
+            self._start(sequence, summary, block)
+
+    def frameReady(self, image: NDArray[Any], event: useq.MDAEvent, meta: Meta) -> None:
+        """Add a plane (S, X) uint16; hand the volume out if it was the last.
+
+        Raises
+        ------
+        ValueError
+            If the plane is not the next one of its volume or not of its shape, or the
+            frame's metadata announce another scan than the one running.
+        RuntimeError
+            If no run has started.
+        """
+        arrived = perf_counter()
+        scan = self._follow(event, meta)
+        index = {axis: i for axis, i in event.index.items() if axis != "z"}
+        key = frozenset((axis, i) for axis, i in index.items() if i)
+        _, deskewer = self._open.get(key, (index, None))
+        _check_order(event, 0 if deskewer is None else deskewer.n_added)
+        if deskewer is None:
+            deskewer = self._new_deskewer(scan)
+            self._open[key] = index, deskewer
+        deskewer.add(image)
+        if deskewer.is_complete:
+            del self._open[key]
+            self.latency_ms.append((perf_counter() - arrived) * 1e3)
+            event = event.model_copy(update={"index": type(event.index)(index)})
+            self._hand_out(deskewer, event, self._volume_meta(event, meta))
+
+    def sequenceFinished(self, sequence: useq.MDASequence) -> None:
+        """Finish every output, even if another fails; then raise the first failure."""
+        self.incomplete = (
+            *self.incomplete,
+            *(index for index, _ in self._open.values()),
+        )
+        outputs = self.outputs if self._scan is not None else ()
+        self._run, self._scan, self._open = None, None, {}
+        with ExitStack() as stack:  # last in, first out; the last one to fail is raised
+            for output in outputs:
+                if hasattr(output, "sequenceFinished"):
+                    stack.callback(output.sequenceFinished, sequence)
+
+    def _follow(self, event: useq.MDAEvent, meta: Meta) -> Scan:
+        """Return the scan that a frame belongs to; its first frame may announce it."""
+        if self._run is None:
+            msg = "frameReady without a run: sequenceStarted comes first"
+            raise RuntimeError(msg)
+        sequence, summary = self._run
+        block = block_of(meta)
+        if self._scan is None:
+            return self._start(event.sequence or sequence, summary, block)
+        if block is not None and self._describe(sequence, block) != self._scan:
+            msg = "the scan changed within the run: its volumes would not fit together"
+            raise ValueError(msg)
+        return self._scan
+
+    def _describe(self, sequence: useq.MDASequence, block: Block | None) -> Scan:
+        return describe_scan(sequence, block, self.geometry, self.voxel_size_um)
+
+    def _start(
+        self, sequence: useq.MDASequence, summary: Meta, block: Block | None
+    ) -> Scan:
+        scan = self._describe(sequence, block)
+        self._scan = scan
+        extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
+        for output in self.outputs:
+            if hasattr(output, "sequenceStarted"):
+                output.sequenceStarted(sequence, {**summary, "extra": extra})
+        return scan
+
+    def _new_deskewer(self, scan: Scan) -> Deskewer:
+        return Deskewer(
+            scan.geometry, voxel_size_um=scan.voxel_um, project=self._project
+        )
+
+    def _volume_meta(self, event: useq.MDAEvent, meta: Meta) -> Meta:
+        """Return the last plane's metadata, saying volume where they said plane."""
+        extra = {k: v for k, v in (meta.get("extra") or {}).items() if k != BLOCK}
+        extra["deskew"] = {"latency_ms": self.latency_ms[-1]}
+        changed = {"mda_event": event} if "mda_event" in meta else {}
+        return {**meta, **changed, "extra": extra}
+
+    def _hand_out(self, deskewer: Deskewer, event: useq.MDAEvent, meta: Meta) -> None:
+        for output in self.outputs:
+            if hasattr(output, "projectionsReady"):
+                output.projectionsReady(deskewer.projections, event, meta)
+            elif hasattr(output, "frameReady"):
+                output.frameReady(deskewer.volume, event, meta)
+
+
+def _check_order(event: useq.MDAEvent, expected: int) -> None:
+    plane = event.index.get("z", 0)
+    if plane != expected:
+        what = "came twice" if plane < expected else f"came, plane {expected} did not"
+        msg = f"plane {plane} of {dict(event.index)} {what}: no volume without gaps"
+        raise ValueError(msg)

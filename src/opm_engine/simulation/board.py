@@ -1,0 +1,425 @@
+"""`Board`: a model of an NI X-series board, with cables.
+
+Separate from its gRPC face: it knows tasks, clocks and pins, but neither protocol
+buffers nor `nidaqmx`. Tasks are driven by whoever speaks for the driver; cables
+(`drive`, the traces) by whoever simulates what is plugged in. It does not know what a
+camera or a laser is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from opm_engine.simulation.board_tasks import (
+    CHANGE_DETECTION,
+    BoardError,
+    Channel,
+    Kind,
+    SampleClock,
+    State,
+    Task,
+)
+from opm_engine.simulation.clock import SimClock
+from opm_engine.simulation.pins import Pins
+from opm_engine.simulation.products import expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Board(Pins):
+    """One board, its tasks and the levels of its pins. Thread-safe.
+
+    Parameters
+    ----------
+    name : str
+        Name in NI MAX.
+    product : str
+        Row of `products.PRODUCTS`.
+    clock : SimClock, optional
+        Stamps what software writes.
+    history_s : float
+        Simulated seconds that the traces remember.
+
+    Attributes
+    ----------
+    edge_filter : callable or None
+        ``(level, time_s) -> int``: how often the board sees an edge of a cable. 0 is
+        a missed edge, 2 a doubled one; None sees each once.
+    power_up : dict
+        Line → level after a reset; low if absent.
+    calls : deque of str
+        The driver's latest calls, oldest first.
+    """
+
+    def __init__(
+        self,
+        name: str = "Dev1",
+        *,
+        product: str = "PCIe-6363",
+        clock: SimClock | None = None,
+        history_s: float = 10.0,
+    ) -> None:
+        super().__init__(name, product, history_s)
+        self.edge_filter: Callable[[bool, float], int] | None = None
+        self.power_up: dict[str, bool] = {}
+        self.calls: deque[str] = deque(maxlen=10_000)
+        self._clock = clock or SimClock()
+        self._tasks: dict[str, Task] = {}
+        self._holders: dict[str, Task] = {}
+        self._faults: dict[str, list[int]] = {}
+        self._unnamed = Counter[str]()
+
+    # ---- cables ----------------------------------------------------------------
+
+    def drive(self, terminal: str, level: bool, time_s: float) -> None:
+        """Put a level on an input pin, as a cable does.
+
+        Parameters
+        ----------
+        terminal : str
+            Like ``"PFI0"`` or ``"port1/line0"``.
+        time_s : float
+            Simulated time; moved up to the latest thing that happened on the board.
+        """
+        line = self._line(terminal)
+        with self._lock:
+            now_s = self._stamp(time_s)
+            if level == bool(self._lines[line].value):
+                return
+            self._lines[line].set(level, now_s)
+            seen = 1 if self.edge_filter is None else self.edge_filter(level, now_s)
+            for _ in range(seen):
+                self._signal(line, level, now_s)
+
+    # ---- for tests -------------------------------------------------------------
+
+    def open_tasks(self) -> list[str]:
+        """Names of the tasks that were created and not cleared."""
+        with self._lock:
+            return list(self._tasks)
+
+    def reserved(self) -> set[str]:
+        """Pins, counters and timing engines that some task holds."""
+        with self._lock:
+            return set(self._holders)
+
+    def fail(self, rpc: str, code: int, after: int = 0) -> None:
+        """Make the (after + 1)-th next call of ``rpc`` fail once with ``code``."""
+        with self._lock:
+            plan = self._faults.setdefault(rpc, [])
+            plan += [0] * (after + 1 - len(plan))
+            plan[after] = code
+
+    def called(self, rpc: str) -> None:
+        """Record a call of the driver; raise the fault that was planned for it."""
+        with self._lock:
+            self.calls.append(rpc)
+            plan = self._faults.get(rpc)
+            code = plan.pop(0) if plan else 0
+        if code:
+            raise BoardError(code)
+
+    # ---- the driver's side: tasks ----------------------------------------------
+
+    def task(self, name: str) -> Task:
+        """Look a task up; -200088 if there is none."""
+        with self._lock:
+            if name not in self._tasks:
+                raise BoardError(-200088, name)
+            return self._tasks[name]
+
+    def idle(self, name: str) -> Task:
+        """Look a task up for a change of settings; -200479 if it runs."""
+        task = self.task(name)
+        if task.state is State.RUNNING:
+            raise BoardError(-200479)
+        return task
+
+    def create_task(self, name: str, *, attach: bool = False) -> tuple[str, bool]:
+        """Create an empty task, or attach to the one of that name.
+
+        Returns
+        -------
+        name : str
+        created : bool
+        """
+        with self._lock:
+            if name in self._tasks:
+                if not attach:
+                    raise BoardError(-200089, name)
+                return name, False
+            if not name:
+                name = f"_unnamedTask<{self._unnamed['tasks']}>"
+                self._unnamed["tasks"] += 1
+            self._tasks[name] = Task(name)
+            return name, True
+
+    def add_lines(
+        self, name: str, kind: Kind, lines: str, alias: str, *, together: bool
+    ) -> None:
+        """Add digital channels: one for all lines, or one for each."""
+        wanted = [line for part in expand(lines) for line in self._port_lines(part)]
+        named: list[tuple[str, tuple[str, ...]]]
+        named = [(f"{self.name}/{line}", (line,)) for line in wanted]
+        if together:
+            suffix = "..." if len(wanted) > 1 else ""
+            named = [(named[0][0] + suffix, tuple(wanted))]
+        if alias:
+            one = len(named) == 1
+            named = [
+                (alias if one else f"{alias}{index}", pins)
+                for index, (_, pins) in enumerate(named)
+            ]
+        self._add(name, kind, [Channel(*channel) for channel in named])
+
+    def add_ao(
+        self, name: str, channels: str, alias: str, low_v: float, high_v: float
+    ) -> None:
+        """Add analog outputs; -200077 if the range is beyond the board."""
+        lowest_v, highest_v = self.product.ao_range_v
+        if not lowest_v <= low_v < high_v <= highest_v:
+            raise BoardError(-200077, f"AO.Min, AO.Max = {low_v}, {high_v}")
+        pins = [self._channel(channel) for channel in expand(channels)]
+        names = [f"{self.name}/{pin}" for pin in pins]
+        if alias:
+            names = [
+                f"{alias}{i}" if len(pins) > 1 else alias for i in range(len(pins))
+            ]
+        self._add(
+            name,
+            Kind.AO,
+            [Channel(each, (pin,)) for each, pin in zip(names, pins, strict=True)],
+        )
+
+    def add_edge_counter(
+        self, name: str, counter: str, alias: str, *, rising: bool, initial: int
+    ) -> None:
+        """Make a task count edges; its terminal is set afterwards."""
+        pin = self._local(counter)
+        if pin not in self.product.counter_channels():
+            raise BoardError(-200170, counter)
+        self._add(name, Kind.CI, [Channel(alias or f"{self.name}/{pin}", (pin,))])
+        task = self.task(name)
+        task.counts_rising = rising
+        task.initial_count = initial
+        task.source = self.product.line_of(f"PFI{8 + int(pin[3:]) * 4 % 8}")
+
+    def count_edges_of(self, name: str, terminal: str) -> None:
+        """Set the terminal whose edges a counter counts."""
+        self.idle(name).source = self._terminal(terminal)
+
+    def clock_by_edges(
+        self,
+        name: str,
+        source: str,
+        rate_hz: float,
+        *,
+        rising: bool,
+        samples: int | None,
+    ) -> None:
+        """Clock a buffered output by the edges of a terminal.
+
+        Raises
+        ------
+        NotImplementedError
+            For the onboard clock.
+        """
+        task = self.idle(name)
+        fastest_hz = self.product.max_rate_hz
+        if task.kind is Kind.AO:
+            fastest_hz = self.product.ao_max_rate_hz
+        if not 0 < rate_hz <= fastest_hz:
+            raise BoardError(-200077, f"SampClk.Rate = {rate_hz}")
+        if samples is not None and samples < 1:
+            raise BoardError(-200077, f"SampQuant.SampPerChan = {samples}")
+        if task.kind is Kind.DO and any("port0/" not in pin for pin in task.pins):
+            raise BoardError(-200452, "Only port0 can be clocked.")
+        if source.lower() in ("", "onboardclock"):
+            raise NotImplementedError("the onboard sample clock")
+        task.clock = SampleClock(self._terminal(source), rising, samples)
+
+    def clock_by_changes(
+        self, name: str, rising: str, falling: str, samples: int | None
+    ) -> None:
+        """Make a digital input task raise change detection events."""
+        task = self.idle(name)
+        if not self.product.change_detection or task.kind is not Kind.DI:
+            raise BoardError(-200452)
+        up, down = (
+            frozenset(self._line(line) for line in expand(names))
+            for names in (rising, falling)
+        )
+        if not (up | down) <= set(task.pins):
+            raise BoardError(-200077, "Lines that are not in the task.")
+        task.rising_lines, task.falling_lines = up, down
+        task.clock = SampleClock("", True, samples)
+
+    def commit(self, name: str) -> None:
+        """Hold the task's resources until it is cleared or unreserved."""
+        with self._lock:
+            task = self.task(name)
+            self._reserve(task)
+            task.committed = True
+            if task.state is State.IDLE:
+                task.state = State.COMMITTED
+
+    def release(self, name: str) -> None:
+        """Stop and give all resources back; the task can be started again."""
+        with self._lock:
+            task = self.task(name)
+            task.committed = False
+            self._halt(task)
+
+    def start(self, name: str) -> None:
+        """Start from sample 0; nothing to do if it runs."""
+        with self._lock:
+            task = self.task(name)
+            if task.state is State.RUNNING:
+                return
+            task.refuse_start()
+            self._reserve(task)
+            task.rewind()
+            task.state = State.RUNNING
+
+    def stop(self, name: str) -> None:
+        """Stop; outputs keep their level. A committed task keeps its resources."""
+        with self._lock:
+            task = self.task(name)
+            error, task.error = task.error, 0
+            self._halt(task)
+            if error:
+                raise BoardError(error)
+
+    def clear(self, name: str) -> None:
+        """Stop, release and forget."""
+        with self._lock:
+            self.release(name)
+            del self._tasks[name]
+
+    def write(
+        self, name: str, samples: Sequence[Sequence[float]], *, auto_start: bool
+    ) -> int:
+        """Write samples, one per row, a column for each pin; buffered writes commit.
+
+        Returns
+        -------
+        int
+            Samples taken.
+        """
+        with self._lock:
+            task = self.task(name)
+            if any(len(sample) != len(task.pins) for sample in samples):
+                raise BoardError(-200524)
+            if task.kind is Kind.AO:
+                self._check_volts(samples)
+            if task.clock is not None:
+                self._fill(task, samples, auto_start)
+                return len(samples)
+            if task.state is not State.RUNNING:
+                if not auto_start:
+                    raise BoardError(-200846)
+                self.start(name)
+            now_s = self._stamp(self._clock.now())
+            for sample in samples:
+                self._put_out(task, sample, now_s)
+            return len(samples)
+
+    def read_levels(self, name: str) -> list[bool]:
+        """Levels of a digital task's lines now, as an on-demand read sees them."""
+        with self._lock:
+            task = self.task(name)
+            if task.state is not State.RUNNING:
+                self._reserve(task)
+                self._halt(task)
+            return [bool(self._lines[pin].value) for pin in task.pins]
+
+    def read_count(self, name: str) -> int:
+        """Edges counted since start; starts the counter if it does not run."""
+        with self._lock:
+            self.start(name)
+            return self.task(name).counted
+
+    def reset(self) -> None:
+        """Abort every task, outputs to what the product does after a reset."""
+        with self._lock:
+            now_s = self._stamp(self._clock.now())
+            for task in self._tasks.values():
+                task.committed = False
+                task.samples = []
+                self._halt(task)
+            for line, trace in self._lines.items():
+                if line.startswith("port0/") or line in self.power_up:
+                    trace.set(self.power_up.get(line, False), now_s)
+            if self.product.ao_zero_on_reset:
+                for trace in self._volts.values():
+                    trace.set(0.0, now_s)
+
+    # ---- inside, under the lock ------------------------------------------------
+
+    def _add(self, name: str, kind: Kind, channels: list[Channel]) -> None:
+        with self._lock:
+            task = self.idle(name)
+            if task.kind not in (None, kind):
+                raise BoardError(-200452, "Channels of two kinds in one task.")
+            task.kind = kind
+            task.channels += channels
+
+    def _reserve(self, task: Task) -> None:
+        for resource in task.resources():
+            holder = self._holders.get(resource, task)
+            if holder is not task:
+                digital = resource.startswith("port")
+                raise BoardError(
+                    -200587 if digital else -50103, f"{resource}: {holder.name}"
+                )
+        self._holders.update(dict.fromkeys(task.resources(), task))
+
+    def _halt(self, task: Task) -> None:
+        task.state = State.COMMITTED if task.committed else State.IDLE
+        if not task.committed:
+            self._holders = {
+                resource: holder
+                for resource, holder in self._holders.items()
+                if holder is not task
+            }
+
+    def _fill(
+        self, task: Task, samples: Sequence[Sequence[float]], auto_start: bool
+    ) -> None:
+        if task.state is State.RUNNING:
+            raise BoardError(-200479)
+        self.commit(task.name)
+        task.samples = [tuple(sample) for sample in samples]
+        if auto_start:
+            self.start(task.name)
+
+    def _check_volts(self, samples: Sequence[Sequence[float]]) -> None:
+        low_v, high_v = self.product.ao_range_v
+        for sample in samples:
+            if not all(low_v <= volts <= high_v for volts in sample):
+                raise BoardError(-200561, f"{tuple(sample)}")
+
+    def _signal(self, source: str, rising: bool, time_s: float) -> None:
+        changed = False
+        for task in self._tasks.values():
+            if task.state is not State.RUNNING:
+                continue
+            if task.kind is Kind.CI:
+                task.counted += task.source == source and task.counts_rising == rising
+            elif task.kind is Kind.DI:
+                changed |= not task.done and task.detects(source, rising)
+            else:
+                sample = task.next_sample(source, rising)
+                if sample is not None:
+                    self._put_out(task, sample, time_s)
+        if changed:
+            # the event is a pulse: both of its edges count
+            self._signal(CHANGE_DETECTION, True, time_s)
+            self._signal(CHANGE_DETECTION, False, time_s)
+
+    def _put_out(self, task: Task, sample: Sequence[float], time_s: float) -> None:
+        traces = self._volts if task.kind is Kind.AO else self._lines
+        for pin, value in zip(task.pins, sample, strict=True):
+            traces[pin].set(value, time_s)

@@ -1,0 +1,216 @@
+"""What a DAQmx task is to the board model: channels, timing, samples, state.
+
+Separate from `board` because a task is plain data that is checked alone; it knows no
+other task and moves no pin. `BoardError` carries NI's own codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANGE_DETECTION = "changedetectionevent"
+
+ERRORS = {
+    -50103: "The specified resource is reserved.",
+    -89136: "Specified route cannot be satisfied: the hardware does not support it.",
+    -200040: "Source terminal to be routed could not be found on the device.",
+    -200077: "Requested value is not a supported value for this property.",
+    -200088: "Task specified is invalid or does not exist.",
+    -200089: "Task name is already in use.",
+    -200170: "Physical channel specified does not exist on this device.",
+    -200220: "Device identifier is invalid.",
+    -200222: "Acquisition has been stopped to prevent an input buffer overwrite.",
+    -200290: "Generation has been stopped to prevent regeneration of old samples.",
+    -200452: "Specified property is not applicable to the task.",
+    -200462: "Generation cannot be started: nothing was written to the buffer.",
+    -200478: "Specified operation cannot be performed on a task without channels.",
+    -200479: "Specified operation cannot be performed while the task is running.",
+    -200524: "Write cannot be performed: the number of channels does not match.",
+    -200560: "Wait until done did not indicate that the task was done in time.",
+    -200561: "Attempted writing analog data that is too large or too small.",
+    -200587: "Digital lines are reserved or unavailable.",
+    -200609: "Generation cannot be started: the output buffer size is too small.",
+    -200846: "Write cannot be performed: the task is not running, auto start is off.",
+    -201086: "Attribute is not modelled by this board.",
+}
+
+
+class BoardError(Exception):
+    """What the driver answers when it refuses.
+
+    Attributes
+    ----------
+    code : int
+        NI's status code.
+    """
+
+    def __init__(self, code: int, detail: str = "") -> None:
+        self.code = code
+        super().__init__(" ".join(filter(None, (error_text(code), detail))))
+
+
+def error_text(code: int) -> str:
+    """Return the driver's sentence for a status code."""
+    return ERRORS.get(code, f"The driver reported status {code}.")
+
+
+class Kind(Enum):
+    """What a task's channels are; the values are NI's channel types."""
+
+    DI = 10151
+    DO = 10153
+    AO = 10102
+    CI = 10131
+
+
+class State(Enum):
+    """Where a task stands in NI's state model."""
+
+    IDLE = "idle"
+    COMMITTED = "committed"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One virtual channel.
+
+    Attributes
+    ----------
+    name : str
+    pins : tuple of str
+        Lines of a digital channel; else the one analog output or counter.
+    """
+
+    name: str
+    pins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SampleClock:
+    """What advances a buffered task.
+
+    Attributes
+    ----------
+    source : str
+        Port line or ``CHANGE_DETECTION``; empty for a change detection task.
+    rising : bool
+        Edge of ``source`` that counts.
+    samples : int or None
+        Finite number of samples; None goes on until stopped.
+    """
+
+    source: str
+    rising: bool
+    samples: int | None
+
+
+@dataclass(eq=False)
+class Task:
+    """One task; the board reads and writes its fields under its own lock."""
+
+    name: str
+    kind: Kind | None = None
+    channels: list[Channel] = field(default_factory=list)
+    clock: SampleClock | None = None
+    state: State = State.IDLE
+    committed: bool = False
+    samples: list[tuple[float, ...]] = field(default_factory=list)
+    regenerates: bool = True
+    generated: int = 0
+    error: int = 0
+    rising_lines: frozenset[str] = frozenset()
+    falling_lines: frozenset[str] = frozenset()
+    input_buffer: int | None = None
+    acquired: int = 0
+    counted: int = 0
+    initial_count: int = 0
+    source: str = ""
+    counts_rising: bool = True
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """All lines, outputs or counters, in the order of a sample."""
+        return tuple(pin for channel in self.channels for pin in channel.pins)
+
+    @property
+    def done(self) -> bool:
+        """Whether everything asked of it has happened."""
+        if self.state is not State.RUNNING or self.error:
+            return True
+        if self.clock is None or self.clock.samples is None:
+            return False
+        progress = self.acquired if self.kind is Kind.DI else self.generated
+        return progress >= self.clock.samples
+
+    def resources(self) -> set[str]:
+        """What nobody else may hold while this task is committed or runs."""
+        held = set(self.pins)
+        if self.clock is not None and self.kind is not None:
+            held.add(f"{self.kind.name} timing engine")
+        return held
+
+    def refuse_start(self) -> None:
+        """Raise if a buffered generation has nothing sensible to play."""
+        if not self.channels:
+            raise BoardError(-200478)
+        if self.kind not in (Kind.DO, Kind.AO) or self.clock is None:
+            return
+        if not self.samples:
+            raise BoardError(-200462)
+        if len(self.samples) < 2:
+            raise BoardError(-200609)
+
+    def rewind(self) -> None:
+        """Begin from sample 0."""
+        self.generated = self.acquired = self.error = 0
+        self.counted = self.initial_count
+
+    def next_sample(self, source: str, rising: bool) -> tuple[float, ...] | None:
+        """Sample that an edge puts out; None if the outputs stay as they are."""
+        if self.clock is None or self.done:
+            return None
+        if (self.clock.source, self.clock.rising) != (source, rising):
+            return None
+        if not self.regenerates and self.generated >= len(self.samples):
+            self.error = -200290
+            return None
+        sample = self.samples[self.generated % len(self.samples)]
+        self.generated += 1
+        return sample
+
+    def detects(self, line: str, rising: bool) -> bool:
+        """Whether an edge makes a change detection event; fills the input buffer."""
+        if line not in (self.rising_lines if rising else self.falling_lines):
+            return False
+        if self.input_buffer != 0 and self.acquired >= (self.input_buffer or 1000):
+            # nobody reads: the full buffer stops the task, and with it the clock
+            self.error = -200222
+            return False
+        self.acquired += 1
+        return True
+
+
+def lines_of_words(
+    words: NDArray[np.uint32], lines: tuple[str, ...]
+) -> list[list[bool]]:
+    """Unpack port values: bit *i* is line *i* of the port.
+
+    Parameters
+    ----------
+    words : ndarray, (P,) uint32
+    lines : tuple of str
+        Lines of one channel.
+
+    Returns
+    -------
+    list of list of bool
+        (P, len(lines)).
+    """
+    bits = np.array([int(line.rpartition("line")[2]) for line in lines], np.uint32)
+    levels = (words[:, None] >> bits) & 1
+    return levels.astype(bool).tolist()  # type: ignore[no-any-return]

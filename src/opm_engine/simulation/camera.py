@@ -1,0 +1,259 @@
+"""`SimulatedCamera`: a free-running rolling-shutter camera, master of all timing.
+
+A sensor thread makes edges and frames at exact simulated times until it is stopped,
+whether or not anybody takes the frames: like a real camera it exposes on after the
+last asked frame. Separate from `Imaging`, which says what is in a frame. Knows MMCore's
+camera interface, but neither board nor specimen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from pymmcore_plus.experimental.unicore import CameraDevice
+
+from opm_engine.simulation.sensor import SensorRun
+from opm_engine.simulation.shutter import ExposureOutKind, RollingShutter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+
+    from opm_engine.simulation.imaging import Field, Imaging
+    from opm_engine.simulation.cables import Cables
+    from opm_engine.simulation.clock import SimClock
+
+    Roi = tuple[int, int, int, int]
+
+TRIGGER_SOURCE = "TriggerSource"
+KIND = "ExposureOutKind"
+POLARITY = "ExposureOutPolarity"
+
+
+class SimulatedCamera(CameraDevice):
+    """A rolling-shutter camera with overlapped readout.
+
+    Parameters
+    ----------
+    imaging : Imaging
+        What a frame shows.
+    cables : Cables
+        Where exposure-out goes.
+    clock : SimClock
+    terminal : str
+        Board input that exposure-out is wired to.
+    line_time_us : float
+    look : callable
+        ``look(roi)`` returns the `Field` at this moment.
+    sensor_shape : (rows, columns)
+
+    Attributes
+    ----------
+    stall_after : int or None
+        Fault for tests: after so many frames neither frames nor edges come.
+    """
+
+    def __init__(
+        self,
+        imaging: Imaging,
+        cables: Cables,
+        clock: SimClock,
+        *,
+        terminal: str,
+        line_time_us: float,
+        look: Callable[[Roi], Field],
+        sensor_shape: tuple[int, int] = (512, 1024),
+    ) -> None:
+        super().__init__()
+        self._imaging = imaging
+        self._cables = cables
+        self._clock = clock
+        self._terminal = terminal
+        self._line_time_s = line_time_us * 1e-6
+        self._look = look
+        self._sensor_shape = sensor_shape
+        self._exposure_lines = 1
+        self._run: SensorRun | None = None
+        self._run_lock = threading.Lock()
+        self._snapping = False
+        self.stall_after: int | None = None
+        self.clear_roi()
+        self.set_exposure(10.0)
+        self._register_properties()
+
+    def _register_properties(self) -> None:
+        choices = {
+            TRIGGER_SOURCE: ("Internal", "External"),
+            KIND: ("AllRows", "FirstRow", "AnyRow"),
+        }
+        for name, allowed in choices.items():
+            self.register_property(
+                name, default_value=allowed[0], allowed_values=allowed
+            )
+        self._polarity = "ActiveLow"
+        self.register_property(
+            POLARITY,
+            allowed_values=("ActiveLow", "ActiveHigh"),
+            property_type=str,
+            getter=SimulatedCamera._get_polarity,
+            setter=SimulatedCamera._set_polarity,
+        )
+        self.register_property(
+            "FrameInterval",
+            property_type=float,
+            getter=lambda camera: camera.timing().period_s * 1e3,
+        )
+
+    def initialize(self) -> None:
+        """Put exposure-out at its idle level."""
+        self._drive(False, self._clock.now())
+
+    def shutdown(self) -> None:
+        """Stop exposing."""
+        self.stop_exposing()
+
+    def timing(self) -> RollingShutter:
+        """Row timing of the present settings."""
+        return RollingShutter(
+            n_rows=self._roi[3],
+            line_time_s=self._line_time_s,
+            exposure_lines=self._exposure_lines,
+        )
+
+    # ------------------------------------------------------------ settings
+
+    def get_exposure(self) -> float:
+        """Real exposure in ms: a whole number of line times."""
+        return self.timing().exposure_s * 1e3
+
+    def set_exposure(self, exposure: float) -> None:
+        """Set the exposure in ms, rounded to line times, one at least."""
+        self._end_trailing_exposures()
+        self._exposure_lines = max(1, round(exposure * 1e-3 / self._line_time_s))
+
+    def get_readout_time(self) -> float:
+        """Time in ms to read all rows of the region."""
+        return self.timing().readout_s * 1e3
+
+    def _get_polarity(self) -> str:
+        return self._polarity
+
+    def _set_polarity(self, value: str) -> None:
+        self._end_trailing_exposures()
+        self._polarity = value
+        self._drive(False, self._clock.now())
+
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the region."""
+        return self._roi[3], self._roi[2]
+
+    def dtype(self) -> DTypeLike:
+        """Pixel type."""
+        return np.uint16
+
+    def get_roi(self) -> Roi:
+        """Region as (x, y, width, height)."""
+        return self._roi
+
+    def set_roi(self, x: int, y: int, width: int, height: int) -> None:
+        """Read only a region of the sensor.
+
+        Raises
+        ------
+        ValueError
+            If it does not lie on the sensor.
+        RuntimeError
+            While frames are being acquired.
+        """
+        rows, columns = self._sensor_shape
+        inside = x >= 0 and y >= 0 and x + width <= columns and y + height <= rows
+        if not inside or width < 1 or height < 1:
+            msg = f"ROI {(x, y, width, height)} does not lie on {columns} x {rows}"
+            raise ValueError(msg)
+        self._end_trailing_exposures()
+        self._roi: Roi = (x, y, width, height)
+
+    def clear_roi(self) -> None:
+        """Read the whole sensor."""
+        self._end_trailing_exposures()
+        self._roi = (0, 0, self._sensor_shape[1], self._sensor_shape[0])
+
+    # ---------------------------------------------------------- acquisition
+
+    def start_sequence(
+        self,
+        n: int | None,
+        get_buffer: Callable[[Sequence[int], DTypeLike], NDArray[Any]],
+    ) -> Iterator[Mapping[str, str]]:
+        """Expose from now on; the first ``n`` frames are handed over."""
+        self.stop_exposing()
+        run = SensorRun(
+            self.timing(),
+            self._imaging,
+            self._clock,
+            look=lambda roi=self._roi: self._look(roi),
+            drive=self._drive,
+            kind=cast("ExposureOutKind", self.get_property_value(KIND)),
+            wanted=n,
+            last=1 if self._snapping else self.stall_after,
+            triggered=self.get_property_value(TRIGGER_SOURCE) == "External",
+        )
+        with self._run_lock:
+            self._run = run
+            run.start()
+        return _deliver(run, n, get_buffer)
+
+    def stop_exposing(self) -> None:
+        """Stop at once; exposure-out goes idle. May be called twice."""
+        with self._run_lock:
+            run, self._run = self._run, None
+            if run is not None:
+                run.stop()
+
+    @contextmanager
+    def snapping(self) -> Iterator[None]:
+        """Within, a sequence of one frame is one exposure only."""
+        self._snapping = True
+        try:
+            yield
+        finally:
+            self._snapping = False
+            self.stop_exposing()
+
+    def _end_trailing_exposures(self) -> None:
+        run = getattr(self, "_run", None)
+        if run is None:
+            return
+        if run.owes_frames:
+            msg = "camera settings cannot change while frames are acquired"
+            raise RuntimeError(msg)
+        self.stop_exposing()
+
+    def _drive(self, active: bool, time_s: float) -> None:
+        level = active == (self._polarity == "ActiveHigh")
+        self._cables.drive(self._terminal, level, time_s)
+
+
+def _deliver(
+    run: SensorRun,
+    n: int | None,
+    get_buffer: Callable[[Sequence[int], DTypeLike], NDArray[Any]],
+) -> Iterator[Mapping[str, str]]:
+    """Copy frames into MMCore's buffer until ``n`` are through or the camera stops."""
+    try:
+        for _ in itertools.repeat(None) if n is None else range(n):
+            frame = run.frames.take()
+            if frame is None:
+                return
+            get_buffer(frame.image.shape, frame.image.dtype)[:] = frame.image
+            yield {
+                "FrameNumber": str(frame.number),
+                "ExposureStart_ms": f"{frame.start_s * 1e3:.6f}",
+            }
+    finally:
+        run.frames.close()

@@ -1,0 +1,158 @@
+"""What a store says about itself: NGFF 0.5 metadata, and our block beside it.
+
+Pure: a :class:`~opm_engine.plan.Stream` in, plain dicts out. Separate from the files so
+that it can be checked without any. Knows nothing of zarr, shards or paths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
+
+if TYPE_CHECKING:
+    import useq
+
+AXES: list[dict[str, str]] = [
+    {"name": "t", "type": "time", "unit": "second"},
+    {"name": "c", "type": "channel"},
+    {"name": "z", "type": "space", "unit": "micrometer"},
+    {"name": "y", "type": "space", "unit": "micrometer"},
+    {"name": "x", "type": "space", "unit": "micrometer"},
+]
+"""Axes of every image. The z of raw images counts planes along the coverslip."""
+
+ARRAY = "0"
+"""Name of the one resolution level of every image."""
+
+SHOWN_COUNTS = 4095
+"""Width of the initial display window, where most counts of a camera lie."""
+
+
+def block_of(carrier: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return our block out of a run's summary or a frame's metadata, if it is there."""
+    block: dict[str, Any] | None = (carrier.get("extra") or {}).get(BLOCK)
+    return block
+
+
+def image_block(block: Mapping[str, Any], stream: Stream, p: int) -> dict[str, Any]:
+    """Return the block of the image of position ``p``, plain JSON.
+
+    It is the run's block with ``position`` (index and :class:`PositionInfo`) added.
+    """
+    position = {"index": p, **stream.positions[p].model_dump(mode="json")}
+    return {"stream": stream.model_dump(mode="json"), **block, "position": position}
+
+
+def datasets(stream: Stream) -> list[dict[str, Any]]:
+    """Return the ``datasets`` of an image's ``multiscales``: scales in s and µm."""
+    # An interval of 0 means as fast as the camera goes; a scale may not be 0.
+    scale = [stream.interval_s or 1.0, 1.0, *stream.scale_um]
+    translation = [0.0, 0.0, *stream.translation_um]
+    transformations = [
+        {"type": "scale", "scale": scale},
+        {"type": "translation", "translation": translation},
+    ]
+    return [{"path": ARRAY, "coordinateTransformations": transformations}]
+
+
+def omero(stream: Stream, camera_offset: float = 0.0) -> dict[str, Any]:
+    """Return names, colours and display windows of the channels.
+
+    Parameters
+    ----------
+    stream : Stream
+    camera_offset : float
+        In counts; shown as black.
+    """
+    dtype = np.dtype(stream.dtype)
+    top = int(np.iinfo(dtype).max) if dtype.kind in "iu" else 1
+    start = min(round(camera_offset), top - 1)
+    end = min(start + SHOWN_COUNTS, top)
+    window = {"min": 0, "max": top, "start": start, "end": end}
+    channels = [
+        {
+            "label": channel.name,
+            "color": channel.colour.removeprefix("#").upper(),
+            "active": True,
+            "window": window,
+        }
+        for channel in stream.channels
+    ]
+    return {"channels": channels}
+
+
+def collection(n_images: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return ``ome`` of the root and of the group ``OME`` of several images."""
+    names = [str(p) for p in range(n_images)]
+    return (
+        {"version": "0.5", "bioformats2raw.layout": 3},
+        {"version": "0.5", "series": names},
+    )
+
+
+def stream_of(sequence: useq.MDASequence, summary: Mapping[str, Any]) -> Stream:
+    """Describe the planes of a run under an engine that is not ours.
+
+    Parameters
+    ----------
+    sequence : useq.MDASequence
+        Axes that it lacks have size 1.
+    summary : Mapping
+        Summary metadata of pymmcore-plus, of which ``image_infos[0]`` is read.
+
+    Raises
+    ------
+    ValueError
+        If the sequence has a grid, or the summary no ``image_infos``.
+    """
+    if sequence.sizes.get("g", 0) > 1:
+        msg = "grid_plan: a grid cannot be written; make its points stage_positions"
+        raise ValueError(msg)
+    if not summary.get("image_infos"):
+        msg = f"neither extra[{BLOCK!r}] nor image_infos say what frames will come"
+        raise ValueError(msg)
+    image = summary["image_infos"][0]
+    pixel = image.get("pixel_size_um") or 1.0
+    interval = getattr(sequence.time_plan, "interval", None)
+    return Stream(
+        kind="planes",
+        shape=(image["height"], image["width"]),
+        dtype=image["dtype"],
+        scale_um=(_step_um(sequence) or 1.0, pixel, pixel),
+        n_planes=sequence.sizes.get("z", 0) or 1,
+        n_times=sequence.sizes.get("t", 0) or 1,
+        interval_s=interval.total_seconds() if interval else 0.0,
+        channels=_channels(sequence),
+        positions=_positions(sequence),
+    )
+
+
+def _step_um(sequence: useq.MDASequence) -> float:
+    offsets = list(sequence.z_plan or ())
+    return math.fabs(offsets[1] - offsets[0]) if len(offsets) > 1 else 0.0
+
+
+def _channels(sequence: useq.MDASequence) -> tuple[ChannelInfo, ...]:
+    channels = tuple(
+        ChannelInfo(name=channel.config, exposure_ms=channel.exposure)
+        for channel in sequence.channels
+    )
+    return channels or (ChannelInfo(name="0"),)
+
+
+def _positions(sequence: useq.MDASequence) -> tuple[PositionInfo, ...]:
+    positions = tuple(
+        PositionInfo(
+            name=position.name or str(p),
+            x_um=position.x,
+            y_um=position.y,
+            z_um=position.z,
+        )
+        for p, position in enumerate(sequence.stage_positions)
+    )
+    return positions or (PositionInfo(name="0"),)

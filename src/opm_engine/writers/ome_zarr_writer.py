@@ -1,0 +1,245 @@
+r"""`OMEZarrWriter`: the handler that saves a run.
+
+Follows runs and events, and refuses what does not belong. Separate from ``store``
+(layout on disk), ``shards`` (pixels), ``paths`` and ``metadata``, so that it holds
+nothing but a run's life::
+
+    idle --sequenceStarted--> open --frameReady...--> open --sequenceFinished--> idle
+      \--(no block yet)--> waiting --first frameReady--> open
+    any error: what came is flushed, ``error`` keeps it, frames raise it until the next
+    sequenceStarted
+
+Knows no microscope: all it needs is in the summary or in a frame's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opm_engine.plan import Stream
+from opm_engine.writers import paths
+from opm_engine.writers.metadata import block_of, stream_of
+from opm_engine.writers.shards import (
+    SHARD_BYTES,
+    Index,
+    PlaneShards,
+    VolumeShards,
+    array_shape,
+    n_bytes,
+    planes_per_shard,
+)
+from opm_engine.writers.store import COMPRESSORS, Codec, create_store
+
+if TYPE_CHECKING:
+    import useq
+
+
+class OMEZarrWriter:
+    """Saves raw planes or deskewed volumes as OME-Zarr (NGFF 0.5, zarr v3).
+
+    One image per stage position with axes t, c, z, y, x, sharded; all metadata are
+    written before the first frame. One object serves many runs, one after another.
+    What was never written reads as 0. The same index written twice keeps the later.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the store. Missing parent folders are made. ``{run:03d}`` in it becomes the
+        first free number, from 0.
+    overwrite : bool
+        Replace a zarr store that exists; nothing else is ever deleted.
+    codec : {"lz4", "zstd", "none"}
+    shard_bytes : int
+        Largest file, uncompressed. A shard never spans volumes.
+
+    Attributes
+    ----------
+    error : Exception or None
+        First error of the current run, for relays that only log it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such codec, or the path has other fields than ``{run}``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        codec: Codec = "lz4",
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        if codec not in COMPRESSORS:
+            msg = f"codec must be one of {', '.join(COMPRESSORS)}, not {codec!r}"
+            raise ValueError(msg)
+        paths.numbered(path, 0)
+        self.error: Exception | None = None
+        self._template = path
+        self._overwrite = overwrite
+        self._codec: Codec = codec
+        self._shard_bytes = shard_bytes
+        self._path = Path(path)
+        self._summary: Mapping[str, Any] = {}
+        self._stream: Stream | None = None
+        self._shards: PlaneShards | VolumeShards | None = None
+        self._frames_written = 0
+
+    @property
+    def path(self) -> Path:
+        """Store of the current or last run; before the first, the path as given."""
+        return self._path
+
+    @property
+    def frames_written(self) -> int:
+        """Items of the current or last run that reached the disk.
+
+        Lags behind the frames that came while a shard fills.
+        """
+        return self._frames_written
+
+    def sequenceStarted(
+        self, sequence: useq.MDASequence, summary: Mapping[str, Any]
+    ) -> None:
+        """Create the store, if it is known already what will come.
+
+        Raises
+        ------
+        FileExistsError
+            If the path is taken.
+        OSError
+            If the store cannot fit on the disk, or not be created.
+        ValueError
+            If the sequence has a grid.
+        """
+        self.error = None
+        with self._noting_errors():
+            self._close()
+            self._frames_written = 0
+            self._summary = summary
+            if block := block_of(summary):
+                self._open(Stream.model_validate(block["stream"]), block)
+            elif any(sequence.sizes.values()):
+                self._open(stream_of(sequence, summary), {})
+            # else a list or an iterator of events: its first frame tells more
+
+    def frameReady(
+        self, image: npt.NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]
+    ) -> None:
+        """Save one plane (rows, columns) or volume (Z, Y, X); the caller keeps it.
+
+        Raises
+        ------
+        ValueError
+            If the item does not fit the stream: shape, dtype, index, or another
+            stream than before.
+        OSError
+            If it cannot be written.
+        """
+        with self._noting_errors():
+            if block := block_of(meta):
+                self._open_or_go_on(Stream.model_validate(block["stream"]), block)
+            elif self._shards is None:
+                self._open(self._stream_of_event(event), {})
+            self._put(image, event)
+
+    def sequenceFinished(self, sequence: useq.MDASequence) -> None:
+        """Write what is still held; harmless without a run.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if self.error is None:
+            with self._noting_errors():
+                self._close()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        if self.error is not None:
+            raise self.error
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            with suppress(OSError):
+                self._close()
+            raise
+
+    def _open(self, stream: Stream, block: Mapping[str, Any]) -> None:
+        path = paths.resolve(self._template)
+        paths.refuse_existing(path, overwrite=self._overwrite)
+        compressed = self._codec != "none"
+        paths.refuse_too_small(path, n_bytes(stream), compressed=compressed)
+        paths.clear(path)
+        self._path = path
+        depth = planes_per_shard(stream, self._shard_bytes)
+        arrays = create_store(path, stream, block, depth, self._codec)
+        shards = PlaneShards if stream.kind == "planes" else VolumeShards
+        self._shards = shards(arrays, stream, depth)
+        self._stream = stream
+
+    def _open_or_go_on(self, stream: Stream, block: Mapping[str, Any]) -> None:
+        if self._shards is None:
+            self._open(stream, block)
+        elif stream != self._stream:
+            changed = [
+                name
+                for name in Stream.model_fields
+                if getattr(stream, name) != getattr(self._stream, name)
+            ]
+            msg = (
+                f"{self._path}: the frames changed within the run "
+                f"({', '.join(changed)}); save them in a run of their own"
+            )
+            raise ValueError(msg)
+
+    def _stream_of_event(self, event: useq.MDAEvent) -> Stream:
+        if event.sequence is None:
+            msg = "a frame came, but nothing said what frames will come"
+            raise ValueError(msg)
+        return stream_of(event.sequence, self._summary)
+
+    def _put(self, image: npt.NDArray[Any], event: useq.MDAEvent) -> None:
+        assert self._stream is not None
+        assert self._shards is not None
+        _refuse_misfit(self._stream, image)
+        index = _index_of(self._stream, event.index)
+        self._frames_written += self._shards.put(index, image)
+
+    def _close(self) -> None:
+        shards, self._shards, self._stream = self._shards, None, None
+        self._summary = {}
+        if shards is not None:
+            self._frames_written += shards.flush()
+
+
+def _refuse_misfit(stream: Stream, image: npt.NDArray[Any]) -> None:
+    if image.shape != stream.shape or image.dtype != np.dtype(stream.dtype):
+        msg = (
+            f"expected {stream.dtype} {stream.shape}, "
+            f"got {image.dtype} {tuple(image.shape)}"
+        )
+        raise ValueError(msg)
+
+
+def _index_of(stream: Stream, index: Mapping[str, int]) -> Index:
+    """Return where an event's item belongs; a volume's z says nothing."""
+    n_times, n_channels, n_planes, *_ = array_shape(stream)
+    sizes = {"p": len(stream.positions), "t": n_times, "c": n_channels, "g": 1}
+    if stream.kind == "planes":
+        sizes["z"] = n_planes
+    for axis, size in sizes.items():
+        if not 0 <= index.get(axis, 0) < size:
+            msg = f"{axis} = {index[axis]} lies outside the {size} planned"
+            raise ValueError(msg)
+    where = {axis: index.get(axis, 0) for axis in sizes if axis != "g"}
+    return Index(**where)

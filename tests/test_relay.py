@@ -1,0 +1,714 @@
+"""The relay under the real `MDARunner`, driven by small engines as a user may write."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pymmcore
+import pytest
+import useq
+from pymmcore_plus import CMMCorePlus
+from pymmcore_plus.mda import MDARunner, mda_listeners_connected
+
+from opm_engine.relay import Branch, ThreadRelay, latest
+
+N_FRAMES = 40
+SHAPE = (16, 32)
+FRAME_BYTES = 2 * 16 * 32
+PATIENCE_S = 20  # of tests, for what must happen; nothing is timed
+
+
+class NumberedFrames:
+    """An engine that yields numbered frames and knows no relay."""
+
+    def __init__(self, n_frames: int = N_FRAMES) -> None:
+        self.n_frames = n_frames
+        self.n_yielded = 0
+
+    def setup_sequence(self, sequence):
+        self.n_yielded = 0
+        return {"extra": {"who": "NumberedFrames"}}
+
+    def setup_event(self, event):
+        pass
+
+    def event_iterator(self, events):
+        return iter(events)
+
+    def teardown_event(self, event):
+        pass
+
+    def teardown_sequence(self, sequence):
+        pass
+
+    def exec_event(self, event):
+        for number in range(self.n_frames):
+            image = np.full(SHAPE, number, np.uint16)
+            self.n_yielded += 1
+            request = yield image, event.replace(index={"t": number}), {"n": number}
+            if request == "cancel":
+                return
+
+
+class TellingEngine(NumberedFrames):
+    """The same, but told of the relay: raises before it arms and between frames."""
+
+    relay = None
+    armed = False
+
+    def attach_relay(self, relay):
+        self.relay = relay
+
+    def detach_relay(self, relay):
+        assert relay is self.relay
+        self.relay = None
+
+    def setup_event(self, event):
+        if self.relay is not None:
+            self.relay.raise_if_failed()
+        self.armed = True
+
+    def exec_event(self, event):
+        for payload in super().exec_event(event):
+            if self.relay is not None:
+                self.relay.raise_if_failed()
+            yield payload
+
+
+class Recorder:
+    """A handler that records what it gets, and fails or waits where it is told to."""
+
+    def __init__(self, fail_in="", fail_at=10, error=None, gate=None, gate_in=""):
+        self.calls: list[str] = []
+        self.numbers: list[int] = []
+        self.threads: set[threading.Thread] = set()
+        self.fail_in, self.fail_at = fail_in, fail_at
+        self.error = error or ValueError("disk on fire")
+        self.gate, self.gate_in = gate, gate_in
+
+    def _called(self, name):
+        self.threads.add(threading.current_thread())
+        self.calls.append(name)
+        if self.gate is not None and name == self.gate_in:
+            assert self.gate.wait(PATIENCE_S)
+        if name == self.fail_in and (
+            name != "frameReady" or len(self.numbers) == self.fail_at
+        ):
+            raise self.error
+
+    def sequenceStarted(self, sequence, summary):
+        self.summary = summary
+        self._called("sequenceStarted")
+
+    def frameReady(self, image, event, meta):
+        assert image.min() == image.max() == event.index["t"] == meta["n"]
+        self._called("frameReady")
+        self.numbers.append(meta["n"])
+
+    def sequenceFinished(self, sequence):
+        self._called("sequenceFinished")
+
+
+class Writer(Recorder):
+    pass
+
+
+def make_runner(engine=None) -> MDARunner:
+    runner = MDARunner()
+    runner.set_engine(engine or NumberedFrames())
+    return runner
+
+
+def connected_run(runner: MDARunner, relay: ThreadRelay) -> None:
+    with relay.connected(runner):
+        runner.run(ONE_EVENT)
+
+
+ONE_EVENT = useq.MDASequence(time_plan={"interval": 0, "loops": 1})
+
+
+def relay_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("relay-")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    yield
+    assert relay_threads() == []
+
+
+@contextmanager
+def opened_late(gate: threading.Event, when: threading.Event):
+    """Open `gate` once `when` is set, so that a test cannot hang."""
+
+    def opener():
+        when.wait(PATIENCE_S)
+        gate.set()
+
+    thread = threading.Thread(target=opener)
+    thread.start()
+    try:
+        yield
+    finally:
+        when.set()
+        thread.join()
+
+
+# ---- delivery -----------------------------------------------------------------------
+
+
+def test_every_branch_gets_all_in_order_from_its_own_thread():
+    handlers = [Recorder(), Recorder(), Writer()]
+    runner, relay = make_runner(), ThreadRelay(*handlers)
+    with relay.connected(runner) as same:
+        assert same is relay
+        runner.run(ONE_EVENT)
+        for handler in handlers:  # closed when `run` returns
+            assert handler.numbers == list(range(N_FRAMES))
+            assert handler.calls[0] == "sequenceStarted"
+            assert handler.calls[-1] == "sequenceFinished"
+            assert len(handler.calls) == N_FRAMES + 2
+            assert handler.summary["extra"] == {"who": "NumberedFrames"}
+        assert relay_threads() == []
+    assert [stats.name for stats in relay.stats] == ["Recorder", "Recorder 2", "Writer"]
+    assert len(set.union(*(handler.threads for handler in handlers))) == 3
+    assert all(stats.handled == N_FRAMES for stats in relay.stats)
+
+
+def test_many_runs_in_one_connection():
+    handler, engine = Recorder(), TellingEngine()
+    runner, relay = make_runner(engine), ThreadRelay(handler)
+    with relay.connected(runner):
+        for n_frames in (3, 0, 5):
+            engine.n_frames = n_frames
+            runner.run(ONE_EVENT)
+            assert relay.stats[0].received == relay.stats[0].handled == n_frames
+    assert handler.numbers == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert handler.calls.count("sequenceFinished") == 3
+    assert engine.relay is None
+    runner.run(ONE_EVENT)  # disconnected
+    assert len(handler.numbers) == 8
+
+
+def test_slow_lossless_branch_pushes_back_and_loses_nothing():
+    full = threading.Event()
+    backlog: list[tuple[int, int]] = []
+
+    class Slow(Recorder):
+        def frameReady(self, image, event, meta):
+            if meta["n"] == 0:
+                assert full.wait(PATIENCE_S)
+            backlog.append(
+                (relay.stats[0].backlog_frames, relay.stats[0].backlog_bytes)
+            )
+            super().frameReady(image, event, meta)
+
+    class Watched(NumberedFrames):
+        def exec_event(self, event):
+            for payload in super().exec_event(event):
+                if self.n_yielded == 1 + 4:  # one in hand, three wait, one more comes
+                    full.set()
+                yield payload
+
+    handler = Slow()
+    relay, engine = ThreadRelay(handler, max_bytes=3 * FRAME_BYTES), Watched()
+    connected_run(make_runner(engine), relay)
+    assert handler.numbers == list(range(N_FRAMES))
+    assert max(backlog) == (3, 3 * FRAME_BYTES)
+
+
+def test_frame_larger_than_the_limit_is_accepted_alone():
+    handler = Recorder()
+    relay = ThreadRelay(handler, max_bytes=1)
+    connected_run(make_runner(), relay)
+    assert handler.numbers == list(range(N_FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("n_waiting", "expected"), [(0, [0, 39]), (3, [0, 37, 38, 39])]
+)
+def test_latest_drops_old_frames_whole(n_waiting, expected):
+    gate, in_hand = threading.Event(), threading.Event()
+
+    class Display(Recorder):
+        def frameReady(self, image, event, meta):
+            in_hand.set()
+            assert gate.wait(PATIENCE_S)
+            super().frameReady(image, event, meta)
+
+    class Watched(NumberedFrames):
+        def exec_event(self, event):
+            for payload in super().exec_event(event):
+                if self.n_yielded == 2:  # the first is in the display's hands
+                    assert in_hand.wait(PATIENCE_S)
+                yield payload
+            gate.set()
+
+    display, writer = Display(), Recorder()
+    relay = ThreadRelay(writer, latest(display, max_bytes=n_waiting * FRAME_BYTES))
+    connected_run(make_runner(Watched()), relay)
+    assert display.numbers == expected
+    assert writer.numbers == list(range(N_FRAMES))
+    stats = relay.stats[1]
+    assert (stats.received, stats.handled) == (N_FRAMES, len(expected))
+    assert stats.dropped == N_FRAMES - len(expected)
+    assert (stats.backlog_frames, stats.backlog_bytes) == (0, 0)
+    assert stats.latency_ms > 0
+
+
+def test_handlers_may_take_fewer_arguments_and_lack_methods():
+    seen = []
+
+    class Nothing:
+        def frameReady(self):
+            seen.append("frame")
+
+    class ImageOnly:
+        def frameReady(self, image):
+            seen.append(image.shape)
+
+    class TwoAndStart:
+        def sequenceStarted(self, sequence):
+            seen.append("start")
+
+        def frameReady(self, image, event, more=None):
+            seen.append(event.index["t"])
+
+    class OnlyFinish:
+        def sequenceFinished(self, *args):
+            seen.append(len(args))
+
+    relay = ThreadRelay(Nothing(), ImageOnly(), TwoAndStart(), OnlyFinish())
+    connected_run(make_runner(NumberedFrames(1)), relay)
+    assert sorted(map(str, seen)) == sorted(["frame", str(SHAPE), "start", "0", "1"])
+
+
+# ---- errors -------------------------------------------------------------------------
+
+ERRORS = ["sequenceStarted", "frameReady", "sequenceFinished"]
+
+
+@pytest.mark.parametrize("fail_in", ERRORS)
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+def test_error_of_a_lossless_branch_is_raised(fail_in, told):
+    bad, good = Recorder(fail_in), Recorder()
+    engine = TellingEngine(2000) if told else NumberedFrames(2000)
+    if fail_in == "sequenceFinished":
+        engine.n_frames = N_FRAMES
+    runner, relay = make_runner(engine), ThreadRelay(bad, good, max_bytes=8192)
+    raised_by_run = None
+
+    def run():
+        nonlocal raised_by_run
+        with relay.connected(runner):
+            try:
+                runner.run(ONE_EVENT)
+            except ValueError as error:
+                raised_by_run = error
+                raise
+
+    with pytest.raises(ValueError, match="disk on fire") as leaving:
+        run()
+    assert leaving.value is bad.error is relay.error is relay.stats[0].error
+    assert "'Recorder'" in bad.error.__notes__[0]
+    assert (raised_by_run is bad.error) == (told and fail_in != "sequenceFinished")
+    if fail_in == "sequenceStarted":
+        assert engine.n_yielded == 0  # before anything was armed
+    if fail_in == "frameReady":
+        assert bad.numbers == list(range(10))
+        assert engine.n_yielded < 2000
+    # the other branch is whole, and both could close
+    assert good.numbers == list(range(relay.stats[1].received))
+    assert relay.stats[1].received >= len(bad.numbers)
+    assert good.calls.count("sequenceFinished") == 1
+    assert bad.calls.count("sequenceFinished") == 1
+    for stats in relay.stats:
+        assert stats.received == stats.handled + stats.dropped
+    # and the next run works
+    bad.fail_in, engine.n_frames = "", N_FRAMES
+    bad.numbers.clear()
+    connected_run(runner, relay)
+    assert bad.numbers == list(range(N_FRAMES))
+    assert relay.error is None
+
+
+@pytest.mark.parametrize("fail_in", ERRORS)
+def test_error_of_a_latest_branch_never_stops_the_run(fail_in, caplog):
+    bad, good = Recorder(fail_in, fail_at=0), Recorder()
+    runner, relay = make_runner(TellingEngine()), ThreadRelay(latest(bad), good)
+    with caplog.at_level(logging.ERROR), relay.connected(runner):
+        runner.run(ONE_EVENT)
+    assert good.numbers == list(range(N_FRAMES))
+    assert relay.error is None
+    assert relay.stats[0].error is bad.error
+    assert "disk on fire" in caplog.text
+    assert bad.calls.count("sequenceFinished") == 1
+    if fail_in == "frameReady":
+        assert bad.calls.count("frameReady") == 1  # disabled after it
+        assert relay.stats[0].dropped == N_FRAMES
+
+
+def test_error_caught_in_the_block_is_not_raised_again():
+    relay = ThreadRelay(Recorder("frameReady"), max_bytes=8192)
+    runner = make_runner(TellingEngine(2000))
+    with relay.connected(runner), pytest.raises(ValueError, match="disk on fire"):
+        runner.run(ONE_EVENT)
+
+
+def test_error_that_only_another_thread_saw_is_raised_on_leaving():
+    relay = ThreadRelay(Recorder("frameReady"), max_bytes=8192)
+    runner, seen = make_runner(TellingEngine(2000)), []
+
+    def run_elsewhere():
+        try:
+            runner.run(ONE_EVENT)
+        except ValueError as error:
+            seen.append(error)
+
+    def run():
+        thread = threading.Thread(target=run_elsewhere)
+        with relay.connected(runner):
+            thread.start()
+            thread.join()
+
+    with pytest.raises(ValueError, match="disk on fire") as leaving:
+        run()
+    assert seen == [leaving.value]
+
+
+def test_unraised_error_of_an_earlier_run_is_raised_on_leaving():
+    handler = Recorder("sequenceFinished")
+    runner, relay = make_runner(TellingEngine()), ThreadRelay(handler)
+
+    def run_twice():
+        with relay.connected(runner):
+            runner.run(ONE_EVENT)
+            handler.fail_in = ""
+            runner.run(ONE_EVENT)
+            assert relay.error is None
+
+    with pytest.raises(ValueError, match="disk on fire"):
+        run_twice()
+
+
+def test_unraised_error_is_not_forgotten_for_a_raised_one():
+    handler = Recorder("sequenceFinished", error=ValueError("first"))
+    runner = make_runner(TellingEngine())
+    relay = ThreadRelay(handler, max_bytes=8192)
+
+    def run_twice():
+        with relay.connected(runner):
+            runner.run(ONE_EVENT)
+            handler.fail_in, handler.error = "sequenceStarted", ValueError("second")
+            with pytest.raises(ValueError, match="second"):
+                runner.run(ONE_EVENT)
+
+    with pytest.raises(ValueError, match="first"):
+        run_twice()
+
+
+def test_first_error_counts():
+    first_seen = threading.Event()
+
+    class FailsAgain(Recorder):
+        def sequenceFinished(self, sequence):
+            first_seen.set()
+            raise RuntimeError("again")
+
+    class FailsLater(Recorder):
+        def sequenceFinished(self, sequence):
+            assert first_seen.wait(PATIENCE_S)
+            raise RuntimeError("later")
+
+    bad = FailsAgain("frameReady", fail_at=0)
+    relay = ThreadRelay(bad, FailsLater())
+    with pytest.raises(ValueError, match="disk on fire"):
+        connected_run(make_runner(NumberedFrames(1)), relay)
+    assert relay.error is relay.stats[0].error is bad.error
+    assert str(relay.stats[1].error) == "later"
+
+
+def test_slow_refusal_is_known_before_anything_is_armed():
+    class Refuses:
+        def sequenceStarted(self, sequence, summary):
+            threading.Event().wait(0.05)
+            raise FileExistsError("raw.ome.zarr")
+
+    engine = TellingEngine()
+    with pytest.raises(FileExistsError, match="raw"):
+        connected_run(make_runner(engine), ThreadRelay(Refuses()))
+    assert not engine.armed
+
+
+def test_cancel_is_asked_for_again_when_the_runner_lost_it():
+    class Forgetful(MDARunner):
+        n_asked = 0
+
+        def cancel(self):
+            self.n_asked += 1
+            if self.n_asked > 1:
+                super().cancel()
+
+    runner, engine = Forgetful(), NumberedFrames(2000)
+    runner.set_engine(engine)
+    relay = ThreadRelay(Recorder("frameReady"), max_bytes=8192)
+    with pytest.raises(ValueError, match="disk on fire"):
+        connected_run(runner, relay)
+    assert engine.n_yielded < 2000
+
+
+def test_the_blocks_own_error_wins():
+    runner, relay = make_runner(), ThreadRelay(Recorder("frameReady"))
+
+    def run():
+        with relay.connected(runner):
+            runner.run(ONE_EVENT)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run()
+    assert isinstance(relay.error, ValueError)
+
+
+def test_waiting_producer_wakes_when_the_branch_fails():
+    gate, full = threading.Event(), threading.Event()
+
+    class FailsWhenFull(Recorder):
+        def frameReady(self, image, event, meta):
+            assert gate.wait(PATIENCE_S)
+            raise self.error
+
+    class Watched(NumberedFrames):
+        def exec_event(self, event):
+            for payload in super().exec_event(event):
+                if self.n_yielded == 3:  # one in hand, one waits, this must block
+                    full.set()
+                yield payload
+
+    relay = ThreadRelay(FailsWhenFull(), max_bytes=1)
+    with opened_late(gate, full), pytest.raises(ValueError, match="disk on fire"):
+        connected_run(make_runner(Watched()), relay)
+    stats = relay.stats[0]
+    assert (stats.handled, stats.dropped) == (0, stats.received)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_handlers_base_exception_is_not_swallowed():
+    stop = KeyboardInterrupt("from the handler")
+    relay = ThreadRelay(Recorder("frameReady", error=stop))
+    with pytest.raises(KeyboardInterrupt, match="from the handler"):
+        connected_run(make_runner(), relay)
+
+
+# ---- hanging handlers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hang_in", ERRORS)
+def test_hanging_handler_is_named_and_given_up(hang_in):
+    gate = threading.Event()
+    stuck, good = Writer(gate=gate, gate_in=hang_in), Recorder()
+    runner = make_runner(TellingEngine())
+    relay = ThreadRelay(
+        stuck, good, start_timeout_s=0.1, drain_timeout_s=0.1, max_bytes=2 * FRAME_BYTES
+    )
+    try:
+        with pytest.raises(TimeoutError, match=f"'Writer' hangs: {hang_in}"):
+            connected_run(runner, relay)
+        assert good.numbers == list(range(relay.stats[1].received))
+        # while it hangs the next run is refused, though the other branch has it
+        with pytest.raises(RuntimeError, match="'Writer' still hangs"):
+            connected_run(runner, relay)
+        assert good.calls.count("sequenceFinished") == 2
+        with pytest.raises(RuntimeError, match="'Writer' still hangs"):
+            connected_run(runner, relay)
+    finally:
+        gate.set()
+        for thread in relay_threads():
+            thread.join(PATIENCE_S)
+    assert stuck.calls.count("sequenceFinished") == 1  # late, but its files are closed
+    stuck.numbers.clear()
+    connected_run(runner, relay)
+    assert stuck.numbers == list(range(N_FRAMES))
+
+
+# ---- connections --------------------------------------------------------------------
+
+
+def stock_relay(runner, relay):
+    with mda_listeners_connected(relay, mda_events=runner.events):
+        runner.run(ONE_EVENT)
+
+
+def as_output(runner, relay):
+    runner.run(ONE_EVENT, output=[relay])
+
+
+@pytest.mark.parametrize("run", [stock_relay, as_output])
+def test_a_whole_relay_is_an_ordinary_handler(run, caplog):
+    handler, bad = Recorder(), Writer("frameReady")
+    runner, relay = make_runner(TellingEngine()), ThreadRelay(handler, bad)
+    with caplog.at_level(logging.ERROR):
+        run(runner, relay)
+    assert handler.numbers == list(range(N_FRAMES))
+    assert bad.numbers == list(range(10))
+    assert relay.error is bad.error  # logged and readable, no way back
+    assert "disk on fire" in caplog.text
+
+
+def test_is_hashable_and_weakly_referenceable():
+    relay = ThreadRelay(Recorder())
+    assert len({relay}) == 1
+    connected_run(make_runner(), relay)
+    reference = weakref.ref(relay)
+    del relay
+    gc.collect()
+    assert reference() is None
+
+
+def test_stray_signals_are_harmless():
+    handler = Recorder()
+    relay = ThreadRelay(handler)
+    image = np.zeros(SHAPE, np.uint16)
+    relay.sequenceFinished(ONE_EVENT)
+    relay.frameReady(image, useq.MDAEvent(index={"t": 0}), {"n": 0})
+    assert handler.calls == []
+    assert relay.stats[0].backlog_frames == 0
+    relay.sequenceStarted(ONE_EVENT, {})
+    relay.sequenceStarted(ONE_EVENT, {})  # the first was interrupted
+    relay.sequenceFinished(ONE_EVENT)
+    relay.sequenceFinished(ONE_EVENT)
+    assert handler.calls == ["sequenceStarted", "sequenceFinished"] * 2
+
+
+def test_interrupted_run_is_closed_on_leaving():
+    class Interrupted(NumberedFrames):
+        def exec_event(self, event):
+            for payload in super().exec_event(event):
+                if self.n_yielded == 5:
+                    raise KeyboardInterrupt
+                yield payload
+
+    handler = Recorder()
+    relay = ThreadRelay(handler)
+    with pytest.raises(KeyboardInterrupt):
+        connected_run(make_runner(Interrupted()), relay)
+    assert handler.calls[-1] == "sequenceFinished"
+    assert handler.numbers == [0, 1, 2, 3]
+
+
+def test_leaving_waits_for_a_run_in_another_thread():
+    gate, left = threading.Event(), threading.Event()
+    handler = Recorder(gate=gate, gate_in="frameReady")
+    runner, relay = make_runner(), ThreadRelay(handler, max_bytes=1)
+    thread = threading.Thread(target=runner.run, args=(ONE_EVENT,))
+    with opened_late(gate, left):
+        with relay.connected(runner):
+            thread.start()
+            while "frameReady" not in handler.calls:
+                threading.Event().wait(0.001)
+            left.set()
+        assert handler.numbers == list(range(N_FRAMES))
+    thread.join()
+
+
+def test_cannot_be_connected_twice():
+    relay = ThreadRelay(Recorder())
+    with (
+        relay.connected(make_runner()),
+        pytest.raises(RuntimeError, match="connected already"),
+    ):
+        connected_run(make_runner(), relay)
+
+
+def test_stock_engine_and_camera_are_cancelled_by_an_error():
+    core = CMMCorePlus()
+    core.loadSystemConfiguration()
+    core.setExposure(1)
+    sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 3000})
+    seen: list[int] = []
+
+    class Bad:
+        def frameReady(self, image, event, meta):
+            seen.append(event.index["t"])
+            if len(seen) == 10:
+                raise ValueError("disk on fire")
+
+    with (
+        pytest.raises(ValueError, match="disk on fire"),
+        ThreadRelay(Bad()).connected(core.mda),
+    ):
+        core.mda.run(sequence)
+    assert seen == list(range(10))
+    assert core.mda.status.finish_reason == "canceled"
+    pymmcore.CMMCore.registerCallback(core, None)  # else the exit may abort
+    core.reset()
+
+
+def test_qt_signals_are_connected_directly():
+    qt = pytest.importorskip("qtpy.QtCore", exc_type=ImportError)
+    from pymmcore_plus.mda.events._qsignals import QMDASignaler
+
+    application = qt.QCoreApplication.instance() or qt.QCoreApplication([])
+    runner, handler = make_runner(), Recorder()
+    runner._signals = QMDASignaler()
+    relay = ThreadRelay(handler)
+    with relay.connected(runner):  # no event loop runs meanwhile
+        thread = threading.Thread(target=runner.run, args=(ONE_EVENT,))
+        thread.start()
+        thread.join()
+        assert handler.numbers == list(range(N_FRAMES))
+    runner.run(ONE_EVENT)  # disconnected
+    assert len(handler.numbers) == N_FRAMES
+    del application
+
+
+# ---- refusals -----------------------------------------------------------------------
+
+
+class KeywordOnly:
+    def frameReady(self, *, image): ...
+
+
+class TakesFour:
+    def frameReady(self, image, event, meta, more): ...
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "phrase"),
+    [
+        pytest.param(["raw.zarr"], {}, TypeError, "not a handler", id="a path"),
+        pytest.param([None], {}, TypeError, "not a handler", id="nothing"),
+        pytest.param([print], {}, TypeError, "not a handler", id="a function"),
+        pytest.param([Recorder], {}, TypeError, "not a handler", id="a class"),
+        pytest.param([KeywordOnly()], {}, TypeError, "at most 3", id="keyword only"),
+        pytest.param([TakesFour()], {}, TypeError, "at most 3", id="four arguments"),
+        pytest.param([Recorder()], {"max_bytes": 0}, ValueError, "max_bytes", id="0 B"),
+        pytest.param(
+            [Recorder()], {"drain_timeout_s": -1}, ValueError, "drain", id="deadline"
+        ),
+    ],
+)
+def test_refuses(arguments, options, error, phrase):
+    with pytest.raises(error, match=phrase):
+        ThreadRelay(*arguments, **options)
+
+
+def test_refuses_a_handler_or_a_name_twice():
+    handler = Recorder()
+    with pytest.raises(ValueError, match="given twice"):
+        ThreadRelay(handler, latest(handler))
+    with pytest.raises(ValueError, match="called 'raw'"):
+        ThreadRelay(Branch(handler, name="raw"), Branch(Recorder(), name="raw"))
+
+
+def test_refuses_an_unknown_policy_and_a_negative_limit():
+    with pytest.raises(ValueError, match="policy"):
+        Branch(Recorder(), policy="sometimes")
+    with pytest.raises(ValueError, match="max_bytes"):
+        latest(Recorder(), max_bytes=-1)

@@ -6,7 +6,7 @@ import pytest
 import useq
 from yaozarrs import v05
 
-from opm_engine.plan import ChannelInfo, PositionInfo, Stream
+from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
 from opm_engine.writers import metadata
 
 PLANES = Stream(
@@ -32,15 +32,7 @@ SUMMARY = {
 
 
 def image_model(stream: Stream) -> v05.Image:
-    return v05.Image.model_validate(
-        {
-            "version": "0.5",
-            "multiscales": [
-                {"axes": metadata.AXES, "datasets": metadata.datasets(stream)}
-            ],
-            "omero": metadata.omero(stream),
-        }
-    )
+    return v05.Image.model_validate(metadata.image_attributes({}, stream, 0)["ome"])
 
 
 @pytest.mark.parametrize(
@@ -84,9 +76,9 @@ def test_window_fits_the_dtype(
     assert tuple(shown[key] for key in ("min", "start", "end", "max")) == window
 
 
-def test_image_block_adds_the_position() -> None:
+def test_block_adds_the_position() -> None:
     block = {"angle_deg": 30.0, "stream": PLANES.model_dump(mode="json")}
-    image = metadata.image_block(block, PLANES, 1)
+    image = metadata.image_attributes(block, PLANES, 1)[BLOCK]
     assert json.loads(json.dumps(image)) == block | {
         "position": {
             "index": 1,
@@ -99,8 +91,8 @@ def test_image_block_adds_the_position() -> None:
     assert "position" not in block
 
 
-def test_image_block_without_a_run_block_has_the_stream() -> None:
-    image = metadata.image_block({}, PLANES, 0)
+def test_block_without_a_run_block_has_the_stream() -> None:
+    image = metadata.image_attributes({}, PLANES, 0)[BLOCK]
     assert Stream.model_validate(image["stream"]) == PLANES
 
 
@@ -159,7 +151,7 @@ FULL = useq.MDASequence(
             useq.MDASequence(
                 time_plan=[{"interval": 1, "loops": 2}, {"interval": 5, "loops": 2}]
             ),
-            {"n_times": len(list(range(4))), "interval_s": 0.0},
+            {"n_times": 3, "interval_s": 0.0},
             id="uneven intervals",
         ),
     ],

@@ -10,7 +10,6 @@ import pytest
 import useq
 from hypothesis import given
 from hypothesis import strategies as st
-from sequences import TWO_CHANNELS, scan, settings
 
 from opm_engine.config import Microscope
 from opm_engine.plan import (
@@ -21,6 +20,7 @@ from opm_engine.plan import (
     describe,
     plan_scan,
 )
+from sequences import TWO_CHANNELS, scan, settings
 
 UNEQUAL = ({"config": "488", "exposure": 5}, {"config": "561", "exposure": 10})
 TIMES = {"interval": 0, "loops": 3}

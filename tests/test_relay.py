@@ -296,7 +296,8 @@ ERRORS = ["sequenceStarted", "frameReady", "sequenceFinished"]
 
 @pytest.mark.parametrize("fail_in", ERRORS)
 @pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
-def test_error_of_a_lossless_branch_is_raised(fail_in, told):
+def test_error_of_a_lossless_branch_is_raised(fail_in, told, caplog):
+    caplog.set_level(logging.WARNING, "opm_engine")
     bad, good = Recorder(fail_in), Recorder()
     engine = TellingEngine(2000) if told else NumberedFrames(2000)
     if fail_in == "sequenceFinished":
@@ -316,6 +317,7 @@ def test_error_of_a_lossless_branch_is_raised(fail_in, told):
     with pytest.raises(ValueError, match="disk on fire") as leaving:
         run()
     assert leaving.value is bad.error is relay.error is relay.stats[0].error
+    assert "disk on fire" not in caplog.text  # raised: not shown twice
     assert "'Recorder'" in bad.error.__notes__[0]
     assert (raised_by_run is bad.error) == (told and fail_in != "sequenceFinished")
     if fail_in == "sequenceStarted":
@@ -463,7 +465,7 @@ def test_cancel_is_asked_for_again_when_the_runner_lost_it():
     assert engine.n_yielded < 2000
 
 
-def test_the_blocks_own_error_wins():
+def test_the_blocks_own_error_wins(caplog):
     runner, relay = make_runner(), ThreadRelay(Recorder("frameReady"))
 
     def run():
@@ -474,6 +476,7 @@ def test_the_blocks_own_error_wins():
     with pytest.raises(KeyError, match="mine"):
         run()
     assert isinstance(relay.error, ValueError)
+    assert "not raised: ValueError('disk on fire')" in caplog.text
 
 
 def test_waiting_producer_wakes_when_the_branch_fails():

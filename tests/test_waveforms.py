@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sequences import TWO_CHANNELS, scan, settings
 
 from opm_engine.config import Microscope
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.plan import plan_scan
+from sequences import TWO_CHANNELS, scan, settings
 
 # Offsets -1, -0.5, 0, 0.5, 1 µm at 0.05 V/µm.
 V = [-0.05, -0.025, 0.0, 0.025, 0.05]

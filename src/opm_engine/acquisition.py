@@ -186,7 +186,8 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
 def _describe(engine: OPMEngine, sequence: useq.MDASequence, out: Path) -> None:
     table = engine.microscope.model_dump(mode="json", exclude_none=True)
     (out / MICROSCOPE).write_text(tomli_w.dumps(table), encoding="utf-8")
-    (out / SEQUENCE).write_text(sequence.yaml(exclude_defaults=True), encoding="utf-8")
+    text = sequence.yaml(exclude_defaults=True) or ""
+    (out / SEQUENCE).write_text(text, encoding="utf-8")
 
 
 @contextmanager

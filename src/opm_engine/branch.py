@@ -319,9 +319,15 @@ class Lane:
                 self._queue.clear()
                 self._queued_bytes = 0
                 self._changed.notify_all()
-        logger.error("relay branch %r: %s", self.branch.name, error, exc_info=error)
         if first:
             self._on_error(self.branch, error)
+        else:
+            log_error(self.branch, error, logging.ERROR)
+
+
+def log_error(branch: Branch, error: BaseException, level: int) -> None:
+    """Log a branch's error with its traceback."""
+    logger.log(level, "branch %r failed: %s", branch.name, error, exc_info=error)
 
 
 def _trimmed(method: Callable[..., object], most: int) -> Callable[..., object]:

@@ -12,7 +12,13 @@ import useq
 from pydantic import Field
 from pymmcore_plus.core import SequencedEvent
 
-from opm_engine.plan import Burst, BurstEvents, ScanPlan
+from opm_engine.plan import (
+    Burst,
+    BurstEvents,
+    PlanError,
+    ScanPlan,
+    ScanSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,3 +54,27 @@ def burst_events(sequence: useq.MDASequence, plan: ScanPlan) -> Iterator[BurstEv
             plan=plan,
             burst=burst,
         )
+
+
+def is_off(sequence: useq.MDASequence) -> bool:
+    """Whether a sequence is for the stock engine."""
+    return ScanSettings.of(sequence).mode == "off"
+
+
+def refuse_outside_burst(event: useq.MDAEvent) -> None:
+    """Refuse an image of a scan outside a burst: it would come out dark.
+
+    Raises
+    ------
+    PlanError
+        Says where bursts come from.
+    """
+    acquires = isinstance(event.action, useq.AcquireImage)
+    if isinstance(event, BurstEvent) or event.sequence is None or not acquires:
+        return
+    if not is_off(event.sequence):
+        msg = (
+            "events of a scan must be run as bursts: run the MDASequence itself, or "
+            "the events that engine.bursts(sequence) gives"
+        )
+        raise PlanError(msg)

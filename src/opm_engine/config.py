@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections import Counter
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,39 +17,73 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
+from opm_engine.config_errors import ConfigError, FieldError, explain
 
-class ConfigError(ValueError):
-    """A microscope description that cannot be; each line names a field."""
+__all__ = ["ConfigError", "Microscope", "template"]
+
+
+AO_LIMIT_V = 10.0
+"""No board of this kind puts out more than ±10 V."""
 
 
 def _matching(pattern: str, example: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            msg = f"{value!r} is not of the form {example!r}"
+            msg = f"must be of the form {example!r}, not {value!r}"
             raise ValueError(msg)
         return value
 
     return AfterValidator(check)
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-DigitalLine = Annotated[str, _matching(r"port\d+/line\d+", "port0/line3")]
+def _refuse_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        msg = f"must be a number, not {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _reachable(volts: float) -> float:
+    if abs(volts) > AO_LIMIT_V:
+        msg = f"{volts:g} V is more than a board puts out, ±{AO_LIMIT_V:g} V"
+        raise ValueError(msg)
+    return volts
+
+
+# strict: a number in quotes (with a unit, perhaps) or a truth value is no number
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Volts = Annotated[Finite, AfterValidator(_reachable)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+WholePositive = Annotated[int, Field(ge=1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
+_NOT_A_FLAG = BeforeValidator(_refuse_flag)
+_NUMBER = r"(0|[1-9]\d*)"
+DigitalLine = Annotated[str, _matching(rf"port{_NUMBER}/line{_NUMBER}", "port0/line3")]
 BufferedLine = Annotated[str, _matching(r"port0/line([12]?\d|3[01])", "port0/line3")]
-AnalogOutput = Annotated[str, _matching(r"ao\d+", "ao0")]
-InputTerminal = Annotated[str, _matching(r"PFI\d+|port\d+/line\d+", "PFI0")]
-Counter_ = Annotated[str, _matching(r"ctr\d+", "ctr0")]
+AnalogOutput = Annotated[str, _matching(rf"ao{_NUMBER}", "ao0")]
+InputTerminal = Annotated[
+    str, _matching(rf"PFI{_NUMBER}|port{_NUMBER}/line{_NUMBER}", "PFI0")
+]
+Counter_ = Annotated[str, _matching(rf"ctr{_NUMBER}", "ctr0")]
 Colour = Annotated[str, _matching(r"#[0-9A-Fa-f]{6}", "#00FF00")]
 PropertyName = Annotated[
-    tuple[str, str], Field(description="(device label, property name)")
+    tuple[Name, Name], Field(description="(device label, property name)")
 ]
+PropertyValue = (
+    Annotated[str, Field(strict=True)]
+    | Annotated[int, Field(strict=True)]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+)
 
 
 class _Table(BaseModel):
@@ -93,19 +127,14 @@ class Camera(_Table):
         Exposures after the last asked frame that are usual for this camera.
     """
 
-    label: str
+    label: Name
     line_time_us: Positive
-    roi: tuple[
-        Annotated[int, Field(ge=0)],
-        Annotated[int, Field(ge=0)],
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-    ]
+    roi: tuple[Whole, Whole, WholePositive, WholePositive]
     exposure_out: ExposureOut
-    properties: dict[str, str | int | float] = {}
+    properties: dict[str, PropertyValue] = {}
     offset_counts: NotNegative = 0.0
     gain_e_per_count: Positive = 1.0
-    trailing_exposures: Annotated[int, Field(ge=0)] | Literal["until_stopped"] = 0
+    trailing_exposures: Whole | Literal["until_stopped"] = 0
 
 
 class Geometry(_Table):
@@ -124,11 +153,11 @@ class Geometry(_Table):
         Whether camera rows (columns) run against +Z (+X).
     """
 
-    angle_deg: Annotated[float, Field(gt=0, lt=90)]
+    angle_deg: Annotated[float, Field(gt=0, lt=90, strict=True)]
     pixel_size_um: Positive
-    scan_sign: Literal[1, -1] = 1
-    flip_rows: bool = False
-    flip_columns: bool = False
+    scan_sign: Annotated[Literal[1, -1], _NOT_A_FLAG] = 1
+    flip_rows: Flag = False
+    flip_columns: Flag = False
 
 
 class Galvo(_Table):
@@ -143,7 +172,7 @@ class Galvo(_Table):
     offset_v : float
         Volts at scan offset 0.
     range_v : (low, high)
-        Volts that the driver may ever see.
+        Volts that the driver may ever see, within ±10 V.
     park_v : float
         Where it rests when nothing runs.
     slew_v_per_ms : float
@@ -155,7 +184,7 @@ class Galvo(_Table):
     channel: AnalogOutput
     volts_per_um: Finite
     offset_v: Finite = 0.0
-    range_v: tuple[Finite, Finite]
+    range_v: tuple[Volts, Volts]
     park_v: Finite = 0.0
     slew_v_per_ms: Positive
     settle_ms: NotNegative
@@ -164,15 +193,14 @@ class Galvo(_Table):
     def _check(self) -> Self:
         low, high = self.range_v
         if not self.volts_per_um:
-            msg = "volts_per_um must not be 0"
-            raise ValueError(msg)
+            raise FieldError("volts_per_um", "must not be 0")
         if not low < high:
-            msg = f"range_v must be (low, high), not ({low}, {high})"
-            raise ValueError(msg)
+            raise FieldError("range_v", f"must be [low, high], not [{low}, {high}]")
         for name in ("park_v", "offset_v"):
-            if not low <= getattr(self, name) <= high:
-                msg = f"{name} = {getattr(self, name)} V lies outside range_v"
-                raise ValueError(msg)
+            if not low <= (volts := getattr(self, name)) <= high:
+                raise FieldError(
+                    name, f"{volts:g} V lies outside range_v = [{low:g}, {high:g}]"
+                )
         return self
 
     def volts_at(self, offset_um: float) -> float:
@@ -203,11 +231,11 @@ class Daq(_Table):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.laser_enable and self.laser_enable.startswith("port0/"):
-            msg = (
-                "laser_enable must be on a port other than port0, whose lines are "
-                "buffered; port1/line0, say"
+            raise FieldError(
+                "laser_enable",
+                "must be on a port other than port0, whose lines are buffered; "
+                f"port1/line0, say, not {self.laser_enable!r}",
             )
-            raise ValueError(msg)
         return self
 
 
@@ -226,7 +254,7 @@ class Laser(_Table):
         Micro-Manager property that takes ``ScanSettings.laser_power``.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     line: BufferedLine
     colour: Colour = "#FFFFFF"
     power_property: PropertyName | None = None
@@ -245,8 +273,8 @@ class Simulation(_Table):
         Simulated seconds per second.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 1
-    noise: bool = True
+    seed: Whole = 1
+    noise: Flag = True
     time_scale: Positive = 1.0
 
 
@@ -268,9 +296,9 @@ class Microscope(_Table):
     simulation : Simulation, optional
     """
 
-    name: str
-    mm_config: str | None = None
-    channel_group: str = "Channel"
+    name: Name
+    mm_config: Name | None = None
+    channel_group: Name = "Channel"
     camera: Camera
     geometry: Geometry
     daq: Daq
@@ -280,14 +308,16 @@ class Microscope(_Table):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.mm_config is None and self.simulation is None:
-            msg = "mm_config is required unless there is a [simulation] table"
-            raise ValueError(msg)
-        _refuse_twice("lasers.name", [laser.name for laser in self.lasers])
-        wired = {f"lasers.{laser.name}": laser.line for laser in self.lasers}
-        wired["camera.exposure_out.terminal"] = self.camera.exposure_out.terminal
+            msg = "is required unless there is a [simulation] table"
+            raise FieldError("mm_config", msg)
+        _refuse_twice(
+            {f"lasers[{i}].name": laser.name for i, laser in enumerate(self.lasers)}
+        )
+        pins = {f"lasers[{i}].line": laser.line for i, laser in enumerate(self.lasers)}
+        pins["camera.exposure_out.terminal"] = self.camera.exposure_out.terminal
         if self.daq.laser_enable:
-            wired["daq.laser_enable"] = self.daq.laser_enable
-        _refuse_twice("the wiring", list(wired.values()), wired)
+            pins["daq.laser_enable"] = self.daq.laser_enable
+        _refuse_twice(pins, _pin)
         return self
 
     @classmethod
@@ -303,7 +333,7 @@ class Microscope(_Table):
         """
         path = Path(path)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             msg = f"{path}: not a TOML file: {error}"
             raise ConfigError(msg) from error
@@ -319,8 +349,8 @@ class Microscope(_Table):
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            lines = [_one_line(detail) for detail in error.errors()]
-            raise ConfigError(f"{source}: " + "; ".join(lines)) from error
+            msg = f"{source}: {explain(error, cls, table)}"
+            raise ConfigError(msg) from error
 
     @classmethod
     def demo(cls) -> Microscope:
@@ -339,20 +369,18 @@ def template(name: Literal["demo", "instrument"]) -> str:
     return (files("opm_engine") / "templates" / f"{name}.toml").read_text("utf-8")
 
 
-def _refuse_twice(
-    what: str, values: list[str], owners: dict[str, str] | None = None
-) -> None:
-    for value, count in Counter(values).items():
-        if count > 1:
-            names = [name for name, used in (owners or {}).items() if used == value]
-            where = f" ({' and '.join(names)})" if names else ""
-            msg = f"{what} uses {value!r} {count} times{where}; each must differ"
-            raise ValueError(msg)
+def _pin(terminal: str) -> str:
+    """Return the line of an X-series terminal: PFI0-15 are also port1 and port2."""
+    if terminal.startswith("PFI") and (number := int(terminal[3:])) < 16:
+        return f"port{1 + number // 8}/line{number % 8}"
+    return terminal
 
 
-def _one_line(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "microscope"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = "unknown key"
-    return f"{where}: {message}"
+def _refuse_twice(values: dict[str, str], same_as: Callable[[str], str] = str) -> None:
+    """Refuse the second of two fields that mean the same, naming the first."""
+    owners: dict[str, str] = {}
+    for field, value in values.items():
+        other = owners.setdefault(same_as(value), field)
+        if other != field:
+            msg = f"{value!r} is taken by {other} = {values[other]!r}"
+            raise FieldError(field, msg)

@@ -20,7 +20,8 @@ from opm_engine.pictures import save_picture
 from opm_engine.plan import BLOCK, Stream, describe, plan_scan
 from opm_engine.processing import deskew, max_projections
 from opm_engine.session import open_microscope
-from opm_engine.writers import OMEZarrWriter, open_image
+from opm_engine.writers import OMEZarrWriter
+from opm_engine.writers.reading import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

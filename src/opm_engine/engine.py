@@ -21,11 +21,11 @@ from pymmcore_plus.mda import MDAEngine
 from pymmcore_plus.mda._generator_sequence import GeneratorMDASequence
 
 from opm_engine import instrument
-from opm_engine.accounts import Accounts, FrameAccountError
-from opm_engine.bursts import BurstEvent, burst_events
+from opm_engine.accounts import Accounts
+from opm_engine.bursts import BurstEvent, burst_events, is_off, refuse_outside_burst
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.frames import FrameSource, frame_metadata
-from opm_engine.plan import BLOCK, PlanError, ScanSettings, describe, plan_scan
+from opm_engine.plan import BLOCK, describe, plan_scan
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5e-4
 """Sleep while the circular buffer is empty."""
+
+CHECK_S = 0.05
+"""Between comparisons of popped frames with the exposures that the board has seen."""
 
 
 class Relay(Protocol):
@@ -117,7 +120,7 @@ class OPMEngine(MDAEngine):
         self._announced = None
         core = self.mmcore
         self._start_focus_um = core.getPosition() if core.getFocusDevice() else None
-        if isinstance(sequence, GeneratorMDASequence) or _is_off(sequence):
+        if isinstance(sequence, GeneratorMDASequence) or is_off(sequence):
             return super().setup_sequence(sequence)
         plan = plan_scan(sequence, self.microscope)
         for warning in plan.warnings:
@@ -156,7 +159,7 @@ class OPMEngine(MDAEngine):
 
     def setup_event(self, event: useq.MDAEvent) -> None:
         """Prepare one event; a failed burst is rolled back before the error leaves."""
-        _refuse_single(event)
+        refuse_outside_burst(event)
         try:
             super().setup_event(event)
         except BaseException:
@@ -225,40 +228,44 @@ class OPMEngine(MDAEngine):
 
     def _frames(self, event: BurstEvent) -> Iterator[Frame]:
         """All frames of a burst, flyback included; fewer if cancelled or stopped."""
-        core, source = self.mmcore, FrameSource(self.mmcore)
-        timeout_s = self._initial_timeout(event)
-        deadline_s = time.monotonic() + timeout_s
-        remaining = event.burst.n_frames
-        while remaining:
+        core, source, n_frames = self.mmcore, FrameSource(self.mmcore), 0
+        timeout_s, next_check_s = self._initial_timeout(event), 0.0
+        latest_s = time.monotonic()
+        while n_frames < event.burst.n_frames:
             self._raise_if_a_relay_failed()
             if frame := source.pop():
-                remaining -= 1
-                timeout_s = self._frame_timeout(event)
-                deadline_s = time.monotonic() + timeout_s
+                n_frames += 1
+                timeout_s, latest_s = self._frame_timeout(event), time.monotonic()
+                if latest_s > next_check_s and not frame.remaining:
+                    next_check_s = latest_s + CHECK_S
+                    seen = self.daq.count()
+                    self.accounts.check_progress(event.burst, n_frames, seen)
                 yield frame
             elif self._cancelled():
                 return
             elif core.isBufferOverflowed():
-                msg = f"circular buffer overflowed; {remaining} frames were not taken"
+                missing = event.burst.n_frames - n_frames
+                msg = f"circular buffer overflowed; {missing} frames were not taken"
                 raise MemoryError(msg)
             elif not core.isSequenceRunning() and not core.getRemainingImageCount():
                 return
-            elif time.monotonic() > deadline_s:
-                done = event.burst.n_frames - remaining
-                msg = f"no frame for {timeout_s:.1f} s after {done} frames"
+            elif time.monotonic() > latest_s + timeout_s:
+                msg = f"no frame for {timeout_s:.1f} s after {n_frames} frames"
                 raise TimeoutError(msg)
             else:
                 time.sleep(POLL_S)
 
     def _close_accounts(self, burst: Burst, popped: int) -> None:
-        """Stop the camera and compare; what does not agree ends the run, dark first."""
+        """Count, stop the camera, count again, compare."""
+        seen = self.daq.count()
         self.mmcore.stopSequenceAcquisition()
-        usual = self.microscope.camera.trailing_exposures
-        try:
-            self.accounts.close_burst(burst, popped, self.daq.count(), usual)
-        except FrameAccountError:
-            self.make_dark()
-            raise
+        self.accounts.close_burst(
+            burst,
+            popped,
+            seen,
+            trailing=self.daq.count().total - burst.n_frames,
+            usual_trailing=self.microscope.camera.trailing_exposures,
+        )
 
     def _common_metadata(self, event: BurstEvent, started_s: float) -> dict[str, Any]:
         run_started_s = event.metadata.get("runner_t0", started_s)
@@ -284,20 +291,3 @@ class OPMEngine(MDAEngine):
     def _raise_if_a_relay_failed(self) -> None:
         for relay in self._relays:
             relay.raise_if_failed()
-
-
-def _is_off(sequence: useq.MDASequence) -> bool:
-    return ScanSettings.of(sequence).mode == "off"
-
-
-def _refuse_single(event: useq.MDAEvent) -> None:
-    """Refuse an image of a scan outside a burst: it would come out dark."""
-    acquires = isinstance(event.action, useq.AcquireImage)
-    if isinstance(event, BurstEvent) or event.sequence is None or not acquires:
-        return
-    if not _is_off(event.sequence):
-        msg = (
-            "events of a scan must be run as bursts: run the MDASequence itself, or "
-            "the events that engine.bursts(sequence) gives"
-        )
-        raise PlanError(msg)

@@ -107,11 +107,8 @@ def voxel_size(
     """
     if voxel_size_um is None:
         return pixel_size_um, pixel_size_um
-    pair = (
-        (float(voxel_size_um),) * 2
-        if isinstance(voxel_size_um, int | float)
-        else tuple(float(size) for size in voxel_size_um)
-    )
+    sizes = voxel_size_um if isinstance(voxel_size_um, tuple | list) else None
+    pair = [float(size) for size in sizes or (voxel_size_um,) * 2]  # type: ignore[arg-type]
     if len(pair) != 2 or not all(math.isfinite(size) and size > 0 for size in pair):
         msg = (
             "voxel_size_um must be a positive number or a pair (dz, dy) of them, "

@@ -58,4 +58,7 @@ def _to_8_bit(panel: NDArray[np.generic]) -> NDArray[np.uint8]:
     values = np.asarray(panel, np.float64)
     low, high = np.percentile(values, (50, 99.9))
     span = max(high - low, 1e-9)
-    return (np.clip((values - low) / span, 0, 1) * 255).astype(np.uint8)
+    grey: NDArray[np.uint8] = (np.clip((values - low) / span, 0, 1) * 255).astype(
+        np.uint8
+    )
+    return grey

@@ -8,6 +8,7 @@ nothing of plans, devices or files.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from opm_engine.branch import Branch, BranchStats, Lane, latest
+from opm_engine.branch import Branch, BranchStats, Lane, latest, log_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import useq
     from pymmcore_plus.mda import MDARunner
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Branch", "BranchStats", "ThreadRelay", "latest"]
 
@@ -172,11 +175,19 @@ class ThreadRelay:
             for name in ("sequenceStarted", "frameReady", "sequenceFinished"):
                 signal = getattr(runner.events, name)
                 leaving.callback(_connect(signal, getattr(self, name)))
-            yield self
+            yield from self._block()
             while self._runs_elsewhere() and runner.is_running():
                 time.sleep(0.05)
         if self._owed is not None:
             raise self._owed
+
+    def _block(self) -> Iterator[ThreadRelay]:
+        try:
+            yield self
+        except BaseException as error:
+            if self._owed is not None and self._owed is not error:
+                logger.error("not raised: %r", self._owed)  # the block's own error wins
+            raise
 
     def _tell(self, runner: MDARunner, leaving: ExitStack) -> None:
         engine: Any = runner.engine
@@ -213,6 +224,8 @@ class ThreadRelay:
 
     def _branch_failed(self, branch: Branch, error: BaseException) -> None:
         """Latch a branch's first error; called from any thread."""
+        returns = branch.policy == "lossless" and self._runner is not None
+        log_error(branch, error, logging.INFO if returns else logging.ERROR)
         if branch.policy == "latest":
             return
         error.add_note(f"(in branch {branch.name!r} of the relay)")

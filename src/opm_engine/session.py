@@ -110,7 +110,7 @@ class Scope:
         opening.callback(_close_core, core)
         # A registered callback at interpreter exit aborts the process now and then.
         atexit.register(pymmcore.CMMCore.registerCallback, core, None)
-        core.loadSystemConfiguration(self.microscope.mm_config)
+        core.loadSystemConfiguration(self.microscope.mm_config or "")
         return core
 
     def acquire(

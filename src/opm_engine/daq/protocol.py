@@ -86,7 +86,7 @@ class Daq(Protocol):
         """Exposures seen since ``arm``."""
 
     def make_dark(self) -> None:
-        """Lasers off, then the galvo ramped to park. May be called at any time, twice."""
+        """Lasers off, then the galvo ramped to park. May be called twice."""
 
     def close(self) -> None:
         """Make dark and let the device go. May be called twice."""

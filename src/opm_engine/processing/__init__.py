@@ -1,7 +1,8 @@
-"""Deskew: kernels (arrays in, arrays out) and the handler that runs them as planes come.
+"""Deskew: kernels (arrays in, arrays out), and the handler that runs them.
 
-``taps`` (geometry of the interpolation) -> ``kernels`` (compiled loops) -> ``streaming``
-(one volume, plane by plane) -> ``deskew`` (a whole stack) and ``handler`` (a run).
+``taps`` (geometry of the interpolation) -> ``kernels`` (compiled loops) ->
+``streaming`` (one volume, plane by plane) -> ``deskew`` (a whole stack) and
+``scan``, ``handler`` (a run).
 """
 
 from opm_engine.processing.deskew import deskew

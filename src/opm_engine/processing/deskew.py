@@ -65,7 +65,7 @@ def deskew(
     if stack.dtype != np.uint16:
         msg = f"stack must be uint16, not {stack.dtype}"
         raise ValueError(msg)
-    if isinstance(stack, np.ndarray) and out is not None and _overlap(stack, out):
+    if _overlap(stack, out):
         msg = "out must not share memory with stack"
         raise ValueError(msg)
     angle_deg = _positive("angle_deg", angle_deg)
@@ -105,5 +105,6 @@ def _voxel(value: Any) -> float | tuple[float, float] | None:
     return _positive("voxel_size_um", value[0]), _positive("voxel_size_um", value[1])
 
 
-def _overlap(stack: NDArray[np.uint16], out: object) -> bool:
-    return isinstance(out, np.ndarray) and np.may_share_memory(stack, out)
+def _overlap(stack: object, out: object) -> bool:
+    in_memory = isinstance(stack, np.ndarray) and isinstance(out, np.ndarray)
+    return in_memory and np.may_share_memory(stack, out)

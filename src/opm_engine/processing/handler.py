@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from opm_engine.geometry import Geometry, voxel_size
@@ -27,12 +26,14 @@ from opm_engine.processing.scan import (
     is_known,
 )
 from opm_engine.processing.streaming import Deskewer, warm_up
+from opm_engine.processing.taps import make_taps
 
 if TYPE_CHECKING:
     import useq
 
 Meta = dict[str, Any]
 Index = dict[str, int]
+Run = tuple["useq.MDASequence", Meta]
 
 
 class Deskew:
@@ -87,7 +88,7 @@ class Deskew:
         self.incomplete: tuple[Index, ...] = ()
         self.latency_ms: deque[float] = deque(maxlen=1000)
         self._project = any(hasattr(o, "projectionsReady") for o in self.outputs)
-        self._run: tuple[useq.MDASequence, Meta] | None = None
+        self._run: Run | None = None
         self._scan: Scan | None = None
         self._open: dict[frozenset[tuple[str, int]], tuple[Index, Deskewer]] = {}
 
@@ -110,7 +111,7 @@ class Deskew:
         warm_up()
         block = block_of(summary)
         if block is not None or is_known(sequence):
-            self._start(sequence, summary, block)
+            self._start((sequence, summary), sequence, block)
 
     def frameReady(self, image: NDArray[Any], event: useq.MDAEvent, meta: Meta) -> None:
         """Add a plane (S, X) uint16; hand the volume out if it was the last.
@@ -157,11 +158,11 @@ class Deskew:
         if self._run is None:
             msg = "frameReady without a run: sequenceStarted comes first"
             raise RuntimeError(msg)
-        sequence, summary = self._run
         block = block_of(meta)
+        source = event.sequence or self._run[0]
         if self._scan is None:
-            return self._start(event.sequence or sequence, summary, block)
-        if block is not None and self._describe(sequence, block) != self._scan:
+            return self._start(self._run, source, block)
+        if block is not None and self._describe(source, block) != self._scan:
             msg = "the scan changed within the run: its volumes would not fit together"
             raise ValueError(msg)
         return self._scan
@@ -169,11 +170,12 @@ class Deskew:
     def _describe(self, sequence: useq.MDASequence, block: Block | None) -> Scan:
         return describe_scan(sequence, block, self.geometry, self.voxel_size_um)
 
-    def _start(
-        self, sequence: useq.MDASequence, summary: Meta, block: Block | None
-    ) -> Scan:
-        scan = self._describe(sequence, block)
+    def _start(self, run: Run, source: useq.MDASequence, block: Block | None) -> Scan:
+        """Settle what will come, then tell the outputs."""
+        scan = self._describe(source, block)
+        make_taps(scan.geometry, scan.voxel_um)  # kept: the first plane need not wait
         self._scan = scan
+        sequence, summary = run
         extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
         for output in self.outputs:
             if hasattr(output, "sequenceStarted"):

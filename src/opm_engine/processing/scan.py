@@ -118,18 +118,17 @@ def describe_scan(
     ValueError
         If nothing says the geometry, or the planes are not those of the geometry.
     """
-    if geometry is None and block is None:
+    if block is not None:
+        planes = Stream.model_validate(block["stream"])
+        geometry = geometry or Geometry.model_validate(block["geometry"])
+    elif geometry is not None:
+        planes = _stream_of(sequence, geometry)
+    else:
         msg = (
             "no geometry: the run's metadata have no opm_engine block; "
             "use Deskew(geometry=...) with other engines"
         )
         raise ValueError(msg)
-    if geometry is None or block is not None:
-        assert block is not None
-        planes = Stream.model_validate(block["stream"])
-        geometry = geometry or Geometry.model_validate(block["geometry"])
-    else:
-        planes = _stream_of(sequence, geometry)
     return Scan(geometry, planes, voxel_size(geometry.pixel_size_um, voxel_size_um))
 
 
@@ -141,18 +140,20 @@ def block_of(metadata: dict[str, Any]) -> Block | None:
 
 def is_known(sequence: useq.MDASequence) -> bool:
     """Whether a run was made from a sequence, not from loose events."""
-    return any(sequence.sizes.values())
+    # The runner's placeholder for loose events warns when asked for its sizes.
+    plans = sequence.time_plan, sequence.stage_positions, sequence.z_plan
+    return any((*plans, sequence.channels, sequence.grid_plan))
 
 
 def _stream_of(sequence: useq.MDASequence, geometry: Geometry) -> Stream:
     """Describe the planes of a sequence that another engine plays."""
-    sizes = sequence.sizes
-    if not is_known(sequence) or sizes.get("g", 0) > 1:
+    if not is_known(sequence) or sequence.sizes.get("g", 0) > 1:
         msg = (
             "Deskew(geometry=...) needs a run made from a sequence, without grid: "
             "only that says which channels, positions and times will come"
         )
         raise ValueError(msg)
+    sizes = sequence.sizes
     interval = getattr(sequence.time_plan, "interval", None)
     return Stream(
         kind="planes",

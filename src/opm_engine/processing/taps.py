@@ -51,9 +51,9 @@ class TapTable:
         return mask
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def make_taps(geometry: Geometry, voxel_um: tuple[float, float]) -> TapTable:
-    """Work out the table of a scan; the last two are kept.
+    """Work out the table of a scan; the last few are kept.
 
     In units of the camera pixel, with p = step / pixel: the line along the sheet
     through a voxel (z, y) meets the coverslip at v = y - z / tan(angle), which lies

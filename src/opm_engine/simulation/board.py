@@ -19,6 +19,9 @@ from opm_engine.simulation.board_tasks import (
     SampleClock,
     State,
     Task,
+    channels_of,
+    refuse_clock,
+    refuse_volts,
 )
 from opm_engine.simulation.clock import SimClock
 from opm_engine.simulation.pins import Pins
@@ -71,8 +74,6 @@ class Board(Pins):
         self._faults: dict[str, list[int]] = {}
         self._unnamed = Counter[str]()
 
-    # ---- cables ----------------------------------------------------------------
-
     def drive(self, terminal: str, level: bool, time_s: float) -> None:
         """Put a level on an input pin, as a cable does.
 
@@ -92,8 +93,6 @@ class Board(Pins):
             seen = 1 if self.edge_filter is None else self.edge_filter(level, now_s)
             for _ in range(seen):
                 self._signal(line, level, now_s)
-
-    # ---- for tests -------------------------------------------------------------
 
     def open_tasks(self) -> list[str]:
         """Names of the tasks that were created and not cleared."""
@@ -120,8 +119,6 @@ class Board(Pins):
             code = plan.pop(0) if plan else 0
         if code:
             raise BoardError(code)
-
-    # ---- the driver's side: tasks ----------------------------------------------
 
     def task(self, name: str) -> Task:
         """Look a task up; -200088 if there is none."""
@@ -161,18 +158,12 @@ class Board(Pins):
     ) -> None:
         """Add digital channels: one for all lines, or one for each."""
         wanted = [line for part in expand(lines) for line in self._port_lines(part)]
-        named: list[tuple[str, tuple[str, ...]]]
-        named = [(f"{self.name}/{line}", (line,)) for line in wanted]
+        names = [f"{self.name}/{line}" for line in wanted]
+        groups: list[tuple[str, ...]] = [(line,) for line in wanted]
         if together:
-            suffix = "..." if len(wanted) > 1 else ""
-            named = [(named[0][0] + suffix, tuple(wanted))]
-        if alias:
-            one = len(named) == 1
-            named = [
-                (alias if one else f"{alias}{index}", pins)
-                for index, (_, pins) in enumerate(named)
-            ]
-        self._add(name, kind, [Channel(*channel) for channel in named])
+            groups = [tuple(wanted)]
+            names = [names[0] + ("..." if len(wanted) > 1 else "")]
+        self._add(name, kind, channels_of(groups, names, alias))
 
     def add_ao(
         self, name: str, channels: str, alias: str, low_v: float, high_v: float
@@ -183,32 +174,29 @@ class Board(Pins):
             raise BoardError(-200077, f"AO.Min, AO.Max = {low_v}, {high_v}")
         pins = [self._channel(channel) for channel in expand(channels)]
         names = [f"{self.name}/{pin}" for pin in pins]
-        if alias:
-            names = [
-                f"{alias}{i}" if len(pins) > 1 else alias for i in range(len(pins))
-            ]
-        self._add(
-            name,
-            Kind.AO,
-            [Channel(each, (pin,)) for each, pin in zip(names, pins, strict=True)],
-        )
+        self._add(name, Kind.AO, channels_of([(pin,) for pin in pins], names, alias))
 
     def add_edge_counter(
         self, name: str, counter: str, alias: str, *, rising: bool, initial: int
     ) -> None:
         """Make a task count edges; its terminal is set afterwards."""
         pin = self._local(counter)
-        if pin not in self.product.counter_channels():
+        counters = self.product.counter_channels()
+        if pin not in counters:
             raise BoardError(-200170, counter)
-        self._add(name, Kind.CI, [Channel(alias or f"{self.name}/{pin}", (pin,))])
-        task = self.task(name)
-        task.counts_rising = rising
-        task.initial_count = initial
-        task.source = self.product.line_of(f"PFI{8 + int(pin[3:]) * 4 % 8}")
+        source = self.product.counter_sources[counters.index(pin)]
+        with self._lock:
+            channels = channels_of([(pin,)], [f"{self.name}/{pin}"], alias)
+            self._add(name, Kind.CI, channels)
+            task = self.task(name)
+            task.counts_rising = rising
+            task.initial_count = initial
+            task.source = self._line(source)
 
     def count_edges_of(self, name: str, terminal: str) -> None:
         """Set the terminal whose edges a counter counts."""
-        self.idle(name).source = self._terminal(terminal)
+        with self._lock:
+            self.idle(name).source = self._terminal(terminal)
 
     def clock_by_edges(
         self,
@@ -226,35 +214,27 @@ class Board(Pins):
         NotImplementedError
             For the onboard clock.
         """
-        task = self.idle(name)
-        fastest_hz = self.product.max_rate_hz
-        if task.kind is Kind.AO:
-            fastest_hz = self.product.ao_max_rate_hz
-        if not 0 < rate_hz <= fastest_hz:
-            raise BoardError(-200077, f"SampClk.Rate = {rate_hz}")
-        if samples is not None and samples < 1:
-            raise BoardError(-200077, f"SampQuant.SampPerChan = {samples}")
-        if task.kind is Kind.DO and any("port0/" not in pin for pin in task.pins):
-            raise BoardError(-200452, "Only port0 can be clocked.")
         if source.lower() in ("", "onboardclock"):
             raise NotImplementedError("the onboard sample clock")
-        task.clock = SampleClock(self._terminal(source), rising, samples)
+        with self._lock:
+            task = self.idle(name)
+            refuse_clock(task, self.product, rate_hz, samples)
+            task.clock = SampleClock(self._terminal(source), rising, samples)
 
     def clock_by_changes(
         self, name: str, rising: str, falling: str, samples: int | None
     ) -> None:
         """Make a digital input task raise change detection events."""
-        task = self.idle(name)
-        if not self.product.change_detection or task.kind is not Kind.DI:
-            raise BoardError(-200452)
-        up, down = (
-            frozenset(self._line(line) for line in expand(names))
-            for names in (rising, falling)
-        )
-        if not (up | down) <= set(task.pins):
-            raise BoardError(-200077, "Lines that are not in the task.")
-        task.rising_lines, task.falling_lines = up, down
-        task.clock = SampleClock("", True, samples)
+        up = frozenset(self._line(line) for line in expand(rising))
+        down = frozenset(self._line(line) for line in expand(falling))
+        with self._lock:
+            task = self.idle(name)
+            if not self.product.change_detection or task.kind is not Kind.DI:
+                raise BoardError(-200452)
+            if not (up | down) <= set(task.pins):
+                raise BoardError(-200077, "Lines that are not in the task.")
+            task.rising_lines, task.falling_lines = up, down
+            task.clock = SampleClock("", True, samples)
 
     def commit(self, name: str) -> None:
         """Hold the task's resources until it is cleared or unreserved."""
@@ -313,7 +293,7 @@ class Board(Pins):
             if any(len(sample) != len(task.pins) for sample in samples):
                 raise BoardError(-200524)
             if task.kind is Kind.AO:
-                self._check_volts(samples)
+                refuse_volts(samples, self.product)
             if task.clock is not None:
                 self._fill(task, samples, auto_start)
                 return len(samples)
@@ -356,8 +336,6 @@ class Board(Pins):
                 for trace in self._volts.values():
                     trace.set(0.0, now_s)
 
-    # ---- inside, under the lock ------------------------------------------------
-
     def _add(self, name: str, kind: Kind, channels: list[Channel]) -> None:
         with self._lock:
             task = self.idle(name)
@@ -394,12 +372,6 @@ class Board(Pins):
         task.samples = [tuple(sample) for sample in samples]
         if auto_start:
             self.start(task.name)
-
-    def _check_volts(self, samples: Sequence[Sequence[float]]) -> None:
-        low_v, high_v = self.product.ao_range_v
-        for sample in samples:
-            if not all(low_v <= volts <= high_v for volts in sample):
-                raise BoardError(-200561, f"{tuple(sample)}")
 
     def _signal(self, source: str, rising: bool, time_s: float) -> None:
         changed = False

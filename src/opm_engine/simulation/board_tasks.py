@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from opm_engine.simulation.products import Product
 
 CHANGE_DETECTION = "changedetectionevent"
 
@@ -88,6 +95,16 @@ class Channel:
 
     name: str
     pins: tuple[str, ...]
+
+
+def channels_of(
+    groups: list[tuple[str, ...]], names: list[str], alias: str
+) -> list[Channel]:
+    """Name channels as NI does: the alias, numbered if there are several."""
+    if alias:
+        many = len(groups) > 1
+        names = [f"{alias}{i}" if many else alias for i in range(len(groups))]
+    return [Channel(name, pins) for name, pins in zip(names, groups, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -214,3 +231,26 @@ def lines_of_words(
     bits = np.array([int(line.rpartition("line")[2]) for line in lines], np.uint32)
     levels = (words[:, None] >> bits) & 1
     return levels.astype(bool).tolist()  # type: ignore[no-any-return]
+
+
+def refuse_clock(
+    task: Task, product: Product, rate_hz: float, samples: int | None
+) -> None:
+    """Raise unless the board can clock these outputs at this rate."""
+    fastest_hz = product.max_rate_hz
+    if task.kind is Kind.AO:
+        fastest_hz = product.ao_max_rate_hz
+    if not 0 < rate_hz <= fastest_hz:
+        raise BoardError(-200077, f"SampClk.Rate = {rate_hz}")
+    if samples is not None and samples < 1:
+        raise BoardError(-200077, f"SampQuant.SampPerChan = {samples}")
+    if task.kind is Kind.DO and any("port0/" not in pin for pin in task.pins):
+        raise BoardError(-200452, "Only port0 can be clocked.")
+
+
+def refuse_volts(samples: Sequence[Sequence[float]], product: Product) -> None:
+    """Raise if the outputs cannot reach one of the voltages."""
+    low_v, high_v = product.ao_range_v
+    for sample in samples:
+        if not all(low_v <= volts <= high_v for volts in sample):
+            raise BoardError(-200561, f"{tuple(sample)}")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from opm_engine.simulation.imaging import Field, Imaging
     from opm_engine.simulation.cables import Cables
     from opm_engine.simulation.clock import SimClock
+    from opm_engine.simulation.imaging import Field, Imaging
 
     Roi = tuple[int, int, int, int]
 
@@ -78,6 +78,7 @@ class SimulatedCamera(CameraDevice):
         self._look = look
         self._sensor_shape = sensor_shape
         self._exposure_lines = 1
+        self._latest_s = 0.0
         self._run: SensorRun | None = None
         self._run_lock = threading.Lock()
         self._snapping = False
@@ -106,7 +107,7 @@ class SimulatedCamera(CameraDevice):
         self.register_property(
             "FrameInterval",
             property_type=float,
-            getter=lambda camera: camera.timing().period_s * 1e3,
+            getter=SimulatedCamera._get_frame_interval,
         )
 
     def initialize(self) -> None:
@@ -139,6 +140,9 @@ class SimulatedCamera(CameraDevice):
     def get_readout_time(self) -> float:
         """Time in ms to read all rows of the region."""
         return self.timing().readout_s * 1e3
+
+    def _get_frame_interval(self) -> float:
+        return self.timing().period_s * 1e3
 
     def _get_polarity(self) -> str:
         return self._polarity
@@ -192,15 +196,17 @@ class SimulatedCamera(CameraDevice):
     ) -> Iterator[Mapping[str, str]]:
         """Expose from now on; the first ``n`` frames are handed over."""
         self.stop_exposing()
+        region = self._roi
         run = SensorRun(
             self.timing(),
             self._imaging,
             self._clock,
-            look=lambda roi=self._roi: self._look(roi),
+            look=lambda: self._look(region),
             drive=self._drive,
             kind=cast("ExposureOutKind", self.get_property_value(KIND)),
             wanted=n,
             last=1 if self._snapping else self.stall_after,
+            not_before_s=self._latest_s,
             triggered=self.get_property_value(TRIGGER_SOURCE) == "External",
         )
         with self._run_lock:
@@ -226,7 +232,8 @@ class SimulatedCamera(CameraDevice):
             self.stop_exposing()
 
     def _end_trailing_exposures(self) -> None:
-        run = getattr(self, "_run", None)
+        """Let settings change once nobody waits for frames, not before."""
+        run = self._run
         if run is None:
             return
         if run.owes_frames:
@@ -235,6 +242,7 @@ class SimulatedCamera(CameraDevice):
         self.stop_exposing()
 
     def _drive(self, active: bool, time_s: float) -> None:
+        self._latest_s = time_s
         level = active == (self._polarity == "ActiveHigh")
         self._cables.drive(self._terminal, level, time_s)
 
@@ -246,11 +254,13 @@ def _deliver(
 ) -> Iterator[Mapping[str, str]]:
     """Copy frames into MMCore's buffer until ``n`` are through or the camera stops."""
     try:
-        for _ in itertools.repeat(None) if n is None else range(n):
+        for taken in itertools.count(1):
             frame = run.frames.take()
             if frame is None:
                 return
             get_buffer(frame.image.shape, frame.image.dtype)[:] = frame.image
+            if taken == n:
+                run.frames.close()  # MMCore drops the generator without a word
             yield {
                 "FrameNumber": str(frame.number),
                 "ExposureStart_ms": f"{frame.start_s * 1e3:.6f}",

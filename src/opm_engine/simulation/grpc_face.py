@@ -15,7 +15,13 @@ import grpc
 import numpy as np
 from nidaqmx._stubs import nidaqmx_pb2 as messages
 from nidaqmx._stubs import nidaqmx_pb2_grpc as service
-from nidaqmx.constants import AcquisitionType, Edge, FillMode, LineGrouping, TaskMode
+from nidaqmx.constants import (
+    AcquisitionType,
+    Edge,
+    FillMode,
+    LineGrouping,
+    TaskMode,
+)
 from session_pb2 import Session
 
 from opm_engine.simulation import board_attributes as attributes
@@ -27,7 +33,7 @@ from opm_engine.simulation.board_tasks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from opm_engine.simulation.board import Board
 
@@ -95,8 +101,10 @@ class _Face(service.NiDAQmxServicer):  # type: ignore[misc]
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        for name, call in CALLS.items():
-            setattr(self, name, partial(self._answer, name, call))
+        for name in vars(service.NiDAQmxServicer):
+            if not name.startswith("_"):
+                call = CALLS.get(name, partial(_not_modelled, name))
+                setattr(self, name, partial(self._answer, name, call))
 
     def _answer(self, name: str, call: Call, request: Any, context: Any) -> Any:
         try:
@@ -107,7 +115,14 @@ class _Face(service.NiDAQmxServicer):  # type: ignore[misc]
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
         except NotImplementedError as error:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not modelled: {error}")
-        return getattr(messages, f"{name}Response")(**fields)
+        response = getattr(messages, f"{name}Response")
+        if "value_raw" in response.DESCRIPTOR.fields_by_name:
+            fields["value_raw"] = fields.pop("value")
+        return response(**fields)
+
+
+def _not_modelled(name: str, board: Board, request: Any) -> dict[str, Any]:
+    raise NotImplementedError(name)
 
 
 # ---- tasks ---------------------------------------------------------------------
@@ -198,7 +213,7 @@ def _change_detection(board: Board, request: Any) -> dict[str, Any]:
 # ---- samples -------------------------------------------------------------------
 
 
-def _columns(request: Any, flat: Sequence[float], channels: int) -> Any:
+def _columns(request: Any, flat: Any, channels: int) -> Any:
     samples = request.num_samps_per_chan
     if len(flat) != samples * channels:
         raise BoardError(-200524)

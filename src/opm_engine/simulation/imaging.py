@@ -16,16 +16,13 @@ from opm_engine.simulation.galvo import GalvoResponse
 from opm_engine.simulation.render import digitise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from opm_engine.config import Microscope
     from opm_engine.simulation.cables import Cables
+    from opm_engine.simulation.galvo import Trace
     from opm_engine.simulation.shutter import RollingShutter
     from opm_engine.simulation.specimen import Visible
-
-    from opm_engine.simulation.galvo import Trace
 
     Light = NDArray[np.float32]
 
@@ -159,7 +156,8 @@ class Imaging:
         # On since before the trace began: the rise is long over.
         bounds[0] -= RISE_S if high[0] else 0.0
         pulses = [
-            Pulse(float(bounds[on]), float(bounds[off])) for on, off in edges.reshape(-1, 2)
+            Pulse(float(bounds[on]), float(bounds[off]))
+            for on, off in edges.reshape(-1, 2)
         ]
         return [pulse for pulse in pulses if pulse.off_s > start_s]
 

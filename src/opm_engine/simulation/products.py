@@ -17,15 +17,17 @@ class Product:
     ----------
     name : str
         Product type, as the driver reports it.
-    analog_outputs, counters : int
+    analog_outputs : int
     ao_range_v : (low, high)
         Volts the outputs can reach.
     port_widths : tuple of int
         Lines of each digital port; only port0 can be clocked.
+    counter_sources : tuple of str
+        Terminal that each counter counts unless told otherwise.
     first_pfi_port : int
         Port whose line 0 is the same pin as PFI0.
-    max_rate_hz : float
-        Fastest clock of buffered outputs.
+    max_rate_hz, ao_max_rate_hz : float
+        Fastest clock of buffered digital and analog outputs.
     ao_zero_on_reset : bool
         Whether a device reset drives the analog outputs to 0 V.
     """
@@ -34,7 +36,7 @@ class Product:
     analog_outputs: int
     ao_range_v: tuple[float, float]
     port_widths: tuple[int, ...]
-    counters: int
+    counter_sources: tuple[str, ...]
     first_pfi_port: int = 1
     max_rate_hz: float = 10e6
     ao_max_rate_hz: float = 2.86e6
@@ -55,7 +57,7 @@ class Product:
 
     def counter_channels(self) -> list[str]:
         """Names of the counters, like ``"ctr0"``."""
-        return [f"ctr{index}" for index in range(self.counters)]
+        return [f"ctr{index}" for index in range(len(self.counter_sources))]
 
     def line_of(self, terminal: str) -> str:
         """Name of the pin as a port line: PFI9 of an X-series board is port2/line1."""
@@ -70,10 +72,12 @@ class Product:
         return f"port{port}/line{index}"
 
 
-PRODUCTS = {
-    product.name: product
-    for product in (Product("PCIe-6363", 4, (-10.0, 10.0), (32, 8, 8), 4),)
-}
+_BOARDS = (
+    Product(
+        "PCIe-6363", 4, (-10.0, 10.0), (32, 8, 8), ("PFI8", "PFI3", "PFI0", "PFI5")
+    ),
+)
+PRODUCTS = {product.name: product for product in _BOARDS}
 
 
 def expand(names: str) -> list[str]:

@@ -50,13 +50,13 @@ def render_plane(
     n_rows, n_columns = image.shape
     reach = REACH * sigma_px
     half = 0.5 / sigma_px**2
-    profile = np.empty(2 * int(math.ceil(reach)) + 1, dtype=np.float32)
+    profile = np.empty(2 * math.ceil(reach) + 1, dtype=np.float32)
     for k in range(normal_px.size):
         row, column = along_px[k], across_px[k]
-        top = max(0, int(math.ceil(row - reach)))
-        bottom = min(n_rows - 1, int(math.floor(row + reach)))
-        left = max(0, int(math.ceil(column - reach)))
-        right = min(n_columns - 1, int(math.floor(column + reach)))
+        top = max(0, math.ceil(row - reach))
+        bottom = min(n_rows - 1, math.floor(row + reach))
+        left = max(0, math.ceil(column - reach))
+        right = min(n_columns - 1, math.floor(column + reach))
         if top > bottom or left > right:
             continue
         sheet = brightness[k] * math.exp(-0.5 * (normal_px[k] / sigma_normal_px) ** 2)
@@ -99,15 +99,15 @@ def render_volume(
     reach_z = REACH * (sigma_normal_um * cos + sigma_um * sin) / dz
     reach_y = REACH * (sigma_normal_um * sin + sigma_um * cos) / dy
     reach_x = REACH * sigma_um / dx
-    profile = np.empty(2 * int(math.ceil(reach_x)) + 1, dtype=np.float32)
+    profile = np.empty(2 * math.ceil(reach_x) + 1, dtype=np.float32)
     for k in range(brightness.size):
         z, y, x = points_vox[k]
-        z_first = max(0, int(math.ceil(z - reach_z)))
-        z_last = min(nz - 1, int(math.floor(z + reach_z)))
-        y_first = max(0, int(math.ceil(y - reach_y)))
-        y_last = min(ny - 1, int(math.floor(y + reach_y)))
-        x_first = max(0, int(math.ceil(x - reach_x)))
-        x_last = min(nx - 1, int(math.floor(x + reach_x)))
+        z_first = max(0, math.ceil(z - reach_z))
+        z_last = min(nz - 1, math.floor(z + reach_z))
+        y_first = max(0, math.ceil(y - reach_y))
+        y_last = min(ny - 1, math.floor(y + reach_y))
+        x_first = max(0, math.ceil(x - reach_x))
+        x_last = min(nx - 1, math.floor(x + reach_x))
         if z_first > z_last or y_first > y_last or x_first > x_last:
             continue
         for j in range(x_last - x_first + 1):

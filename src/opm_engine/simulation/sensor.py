@@ -85,6 +85,8 @@ class SensorRun:
         Frames to hand over; later ones are only exposed. None: all.
     last : int, optional
         After so many frames the sensor does nothing more.
+    not_before_s : float
+        When exposure-out changed last; the first row starts after it.
     triggered : bool
         Wait for a trigger, which never comes in this microscope.
     """
@@ -100,6 +102,7 @@ class SensorRun:
         kind: ExposureOutKind,
         wanted: int | None,
         last: int | None,
+        not_before_s: float,
         triggered: bool,
     ) -> None:
         self._shutter = shutter
@@ -111,7 +114,7 @@ class SensorRun:
         self._wanted = wanted
         self._last = 0 if triggered else last
         self._active = False
-        self._event_s = clock.now()
+        self._event_s = not_before_s
         self._stopped = threading.Event()
         self._thread = threading.Thread(
             target=self._expose, name="simulated sensor", daemon=True
@@ -144,7 +147,7 @@ class SensorRun:
             self.frames.close()
 
     def _free_run(self) -> None:
-        start_s = self._clock.now() + START_DELAY_S
+        start_s = max(self._event_s, self._clock.now()) + START_DELAY_S
         self._imaging.begin(start_s)
         for event in self._shutter.events(start_s, self._kind):
             if self._last is not None and event.frame >= self._last:
@@ -152,7 +155,7 @@ class SensorRun:
                     self._stopped.wait()
                     return
                 continue
-            if not self._clock.sleep_until(event.time_s, self._stopped):
+            if not self._wait_for(event.time_s):
                 return
             self._event_s = event.time_s
             if event.what == "read":
@@ -160,6 +163,16 @@ class SensorRun:
             else:
                 self._active = event.what == "active"
                 self._drive(self._active, event.time_s)
+
+    def _wait_for(self, time_s: float) -> bool:
+        """Wait for an event; False if stopped.
+
+        A sensor late by less than a frame catches up; if it is later, the clock is
+        held back, so that software and camera keep one time.
+        """
+        if 0 < self._clock.now() - time_s < self._shutter.period_s:
+            return not self._stopped.is_set()
+        return self._clock.sleep_until(time_s, self._stopped)
 
     def _read(self, number: int, start_s: float) -> None:
         if self._wanted is None or number < self._wanted:

@@ -70,7 +70,7 @@ class RollingShutter:
 
     def row_starts(self, start_s: float) -> NDArray[np.float64]:
         """When each row starts to integrate; (rows,) float64."""
-        return start_s + self.line_time_s * np.arange(self.n_rows)
+        return start_s + self.line_time_s * np.arange(self.n_rows, dtype=np.float64)
 
     def active_s(self, kind: ExposureOutKind) -> tuple[float, float] | None:
         """When exposure-out is active, from the frame's start; None if never.

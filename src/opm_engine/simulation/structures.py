@@ -63,10 +63,10 @@ def demo_points(n_lasers: int, seed: int) -> tuple[Points, NDArray[np.float64]]:
     lasers, the others in one.
     """
     rng = np.random.default_rng(seed)
-    bright = rng.uniform(0.6, 1.2, (900, n_lasers)) * 400
-    points, amplitude = [beads(rng, 900)], [bright]
-    lengths_um = rng.uniform(15, 60, 120 * n_lasers)
-    radii_um = rng.uniform(2.5, 5, 16 * n_lasers)
+    bright = rng.uniform(0.6, 1.2, (1500, n_lasers)) * 400
+    points, amplitude = [beads(rng, 1500)], [bright]
+    lengths_um = rng.uniform(15, 60, 220 * n_lasers)
+    radii_um = rng.uniform(2.5, 5, 36 * n_lasers)
     shapes = [(filament(rng, length), 60.0) for length in lengths_um]
     shapes += [(shell(rng, radius), 40.0) for radius in radii_um]
     for index, (cloud, counts_per_ms) in enumerate(shapes):

@@ -17,6 +17,9 @@ from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
 if TYPE_CHECKING:
     import useq
 
+VERSION = "0.5"
+"""Of the NGFF specification."""
+
 AXES: list[dict[str, str]] = [
     {"name": "t", "type": "time", "unit": "second"},
     {"name": "c", "type": "channel"},
@@ -39,13 +42,32 @@ def block_of(carrier: Mapping[str, Any]) -> dict[str, Any] | None:
     return block
 
 
-def image_block(block: Mapping[str, Any], stream: Stream, p: int) -> dict[str, Any]:
-    """Return the block of the image of position ``p``, plain JSON.
+def image_attributes(
+    block: Mapping[str, Any], stream: Stream, p: int
+) -> dict[str, Any]:
+    """Return all attributes of the image of position ``p``, plain JSON.
 
-    It is the run's block with ``position`` (index and :class:`PositionInfo`) added.
+    They are ``ome``, and the run's block with ``position`` (index and
+    :class:`PositionInfo`) added.
     """
     position = {"index": p, **stream.positions[p].model_dump(mode="json")}
-    return {"stream": stream.model_dump(mode="json"), **block, "position": position}
+    multiscale = {
+        "name": stream.positions[p].name,
+        "axes": AXES,
+        "datasets": datasets(stream),
+    }
+    return {
+        "ome": {
+            "version": VERSION,
+            "multiscales": [multiscale],
+            "omero": omero(stream, block.get("camera_offset", 0.0)),
+        },
+        BLOCK: {
+            "stream": stream.model_dump(mode="json"),
+            **block,
+            "position": position,
+        },
+    }
 
 
 def datasets(stream: Stream) -> list[dict[str, Any]]:
@@ -90,8 +112,8 @@ def collection(n_images: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return ``ome`` of the root and of the group ``OME`` of several images."""
     names = [str(p) for p in range(n_images)]
     return (
-        {"version": "0.5", "bioformats2raw.layout": 3},
-        {"version": "0.5", "series": names},
+        {"version": VERSION, "bioformats2raw.layout": 3},
+        {"version": VERSION, "series": names},
     )
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pymmcore_plus import GeneratorMDASequence
 
 from opm_engine.plan import Stream
 from opm_engine.writers import paths
@@ -88,8 +89,7 @@ class OMEZarrWriter:
         self._shard_bytes = shard_bytes
         self._path = Path(path)
         self._summary: Mapping[str, Any] = {}
-        self._stream: Stream | None = None
-        self._shards: PlaneShards | VolumeShards | None = None
+        self._run: _Run | None = None
         self._frames_written = 0
 
     @property
@@ -126,9 +126,9 @@ class OMEZarrWriter:
             self._summary = summary
             if block := block_of(summary):
                 self._open(Stream.model_validate(block["stream"]), block)
-            elif any(sequence.sizes.values()):
+            elif not _is_placeholder(sequence):
                 self._open(stream_of(sequence, summary), {})
-            # else a list or an iterator of events: its first frame tells more
+            # else its first frame tells more
 
     def frameReady(
         self, image: npt.NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]
@@ -144,11 +144,10 @@ class OMEZarrWriter:
             If it cannot be written.
         """
         with self._noting_errors():
-            if block := block_of(meta):
-                self._open_or_go_on(Stream.model_validate(block["stream"]), block)
-            elif self._shards is None:
-                self._open(self._stream_of_event(event), {})
-            self._put(image, event)
+            run = self._run_of(event, meta)
+            _refuse_misfit(run.stream, image)
+            index = _index_of(run.stream, event.index)
+            self._frames_written += run.shards.put(index, image)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Write what is still held; harmless without a run.
@@ -174,7 +173,21 @@ class OMEZarrWriter:
                 self._close()
             raise
 
-    def _open(self, stream: Stream, block: Mapping[str, Any]) -> None:
+    def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> _Run:
+        """Return the open run, or open what the frame announces."""
+        block = block_of(meta)
+        if self._run is None:
+            if block:
+                return self._open(Stream.model_validate(block["stream"]), block)
+            if event.sequence is None:
+                msg = "a frame came, but nothing said what frames will come"
+                raise ValueError(msg)
+            return self._open(stream_of(event.sequence, self._summary), {})
+        if block:
+            _refuse_change(self._run.stream, Stream.model_validate(block["stream"]))
+        return self._run
+
+    def _open(self, stream: Stream, block: Mapping[str, Any]) -> _Run:
         path = paths.resolve(self._template)
         paths.refuse_existing(path, overwrite=self._overwrite)
         compressed = self._codec != "none"
@@ -184,42 +197,38 @@ class OMEZarrWriter:
         depth = planes_per_shard(stream, self._shard_bytes)
         arrays = create_store(path, stream, block, depth, self._codec)
         shards = PlaneShards if stream.kind == "planes" else VolumeShards
-        self._shards = shards(arrays, stream, depth)
-        self._stream = stream
-
-    def _open_or_go_on(self, stream: Stream, block: Mapping[str, Any]) -> None:
-        if self._shards is None:
-            self._open(stream, block)
-        elif stream != self._stream:
-            changed = [
-                name
-                for name in Stream.model_fields
-                if getattr(stream, name) != getattr(self._stream, name)
-            ]
-            msg = (
-                f"{self._path}: the frames changed within the run "
-                f"({', '.join(changed)}); save them in a run of their own"
-            )
-            raise ValueError(msg)
-
-    def _stream_of_event(self, event: useq.MDAEvent) -> Stream:
-        if event.sequence is None:
-            msg = "a frame came, but nothing said what frames will come"
-            raise ValueError(msg)
-        return stream_of(event.sequence, self._summary)
-
-    def _put(self, image: npt.NDArray[Any], event: useq.MDAEvent) -> None:
-        assert self._stream is not None
-        assert self._shards is not None
-        _refuse_misfit(self._stream, image)
-        index = _index_of(self._stream, event.index)
-        self._frames_written += self._shards.put(index, image)
+        self._run = _Run(stream, shards(arrays, stream, depth))
+        return self._run
 
     def _close(self) -> None:
-        shards, self._shards, self._stream = self._shards, None, None
+        run, self._run = self._run, None
         self._summary = {}
-        if shards is not None:
-            self._frames_written += shards.flush()
+        if run is not None:
+            self._frames_written += run.shards.flush()
+
+
+class _Run(NamedTuple):
+    stream: Stream
+    shards: PlaneShards | VolumeShards
+
+
+def _is_placeholder(sequence: useq.MDASequence) -> bool:
+    """Whether the events come from a list or an iterator, not from this sequence."""
+    # The order matters: reading the sizes of the runner's placeholder warns.
+    return isinstance(sequence, GeneratorMDASequence) or not any(
+        sequence.sizes.values()
+    )
+
+
+def _refuse_change(before: Stream, now: Stream) -> None:
+    names = Stream.model_fields
+    changed = [name for name in names if getattr(before, name) != getattr(now, name)]
+    if changed:
+        msg = (
+            f"the frames changed within the run ({', '.join(changed)}); save them in "
+            "a run of their own"
+        )
+        raise ValueError(msg)
 
 
 def _refuse_misfit(stream: Stream, image: npt.NDArray[Any]) -> None:

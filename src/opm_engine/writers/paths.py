@@ -56,10 +56,10 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
             f"{path} exists: replace it with overwrite=True, or number the runs with "
             "{run:03d} in the path"
         )
-        raise FileExistsError(errno.EEXIST, msg)
+        raise FileExistsError(msg)
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
         msg = f"{path} is not a zarr store: overwrite=True will not delete it"
-        raise FileExistsError(errno.EEXIST, msg)
+        raise FileExistsError(msg)
 
 
 def refuse_too_small(path: Path, n_bytes: int, *, compressed: bool) -> None:

@@ -1,7 +1,7 @@
 """A new OME-Zarr store with all its metadata, and no pixels yet.
 
-The one place that imports zarr and ome-zarr. Separate from the handler so that the
-layout on disk can be read in one piece. Knows nothing of runs or frames.
+Separate from the handler so that the layout on disk can be read in one piece. Knows
+nothing of runs or frames.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from ome_zarr.format import FormatV05
-from ome_zarr.writer import write_multiscales_metadata
+from ome_zarr.axes import Axes
+from ome_zarr.format import format_from_version
 from zarr.codecs import BloscCodec
 
-from opm_engine.plan import BLOCK, Stream
+from opm_engine.plan import Stream
 from opm_engine.writers import metadata
 from opm_engine.writers.shards import array_shape
+
+FORMAT = format_from_version(metadata.VERSION)
 
 Codec = Literal["lz4", "zstd", "none"]
 
@@ -55,30 +57,34 @@ def create_store(
     list of zarr.Array
         One array (t, c, z, y, x) per position.
     """
-    root = zarr.create_group(str(path), zarr_format=3)
-    n_images = len(stream.positions)
-    groups = [root]
-    if n_images > 1:
-        ome, series = metadata.collection(n_images)
-        root.attrs["ome"] = ome
-        root.create_group("OME", attributes={"ome": series})
-        groups = [root.create_group(str(p)) for p in range(n_images)]
-    for p, group in enumerate(groups):
-        _describe(group, stream, block, p)
+    images = [
+        metadata.image_attributes(block, stream, p)
+        for p in range(len(stream.positions))
+    ]
+    _check(images[0])
+    if len(images) == 1:
+        groups = [_create_group(path, images[0])]
+    else:
+        ome, series = metadata.collection(len(images))
+        _create_group(path, {"ome": ome})
+        _create_group(path / "OME", {"ome": series})
+        groups = [_create_group(path / str(p), image) for p, image in enumerate(images)]
     return [_create_array(group, stream, depth, codec) for group in groups]
 
 
-def _describe(
-    group: zarr.Group, stream: Stream, block: Mapping[str, Any], p: int
-) -> None:
-    group.attrs[BLOCK] = metadata.image_block(block, stream, p)
-    write_multiscales_metadata(
-        group,
-        datasets=metadata.datasets(stream),
-        fmt=FormatV05(),
-        axes=metadata.AXES,
-        name=stream.positions[p].name,
-        metadata={"omero": metadata.omero(stream, block.get("camera_offset", 0.0))},
+def _check(image: dict[str, Any]) -> None:
+    # The reference implementation's rules, not ours, say what is valid.
+    (multiscale,) = image["ome"]["multiscales"]
+    axes = Axes(multiscale["axes"], fmt=FORMAT).to_list()
+    transformations = [
+        dataset["coordinateTransformations"] for dataset in multiscale["datasets"]
+    ]
+    FORMAT.validate_coordinate_transformations(len(axes), 1, transformations)
+
+
+def _create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
+    return zarr.create_group(
+        str(path), zarr_format=FORMAT.zarr_format, attributes=attributes
     )
 
 
@@ -93,6 +99,7 @@ def _create_array(
         shards=(1, 1, depth, *shape[3:]),
         dtype=np.dtype(stream.dtype),
         compressors=COMPRESSORS[codec],
+        chunk_key_encoding=FORMAT.chunk_key_encoding,
         fill_value=0,
         dimension_names=[axis["name"] for axis in metadata.AXES],
         # Looking for empty planes would cost more than writing them, and a plane that

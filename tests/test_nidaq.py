@@ -1,0 +1,521 @@
+"""`NIDaq` against the board model: what reaches the pins, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from opm_engine.config import Microscope
+from opm_engine.daq.checks import refuse_device
+from opm_engine.daq.nidaq import NIDaq
+from opm_engine.daq.protocol import DaqError, ExposureCount, Waveform
+from opm_engine.simulation.board import Board
+from opm_engine.simulation.grpc_face import BoardServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LASERS = ("port0/line0", "port0/line1")
+ENABLE = "port1/line1"
+WAVEFORM = Waveform(
+    digital=np.array([1, 0, 2, 0, 1, 0, 0, 0], np.uint32),
+    lines=LASERS,
+    analog=np.array([[0.5, 0.5, 0.5, 0.75, 0.75, 0.25, 0.25, 0.5]]),
+    channels=("ao0",),
+    initial_v=np.array([0.5]),
+    settle_ms=0.5,
+    n_samples=24,
+    max_rate_hz=1000.0,
+)
+
+
+def changed(microscope: Microscope, path: str, value: Any) -> Microscope:
+    """The microscope with one field, like ``"daq.galvo.range_v"``, set."""
+    table = microscope.model_dump()
+    *tables, field = path.split(".")
+    inner = table
+    for name in tables:
+        inner = inner[name]
+    inner[field] = value
+    return Microscope.from_table(table)
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+@pytest.fixture
+def address(board: Board) -> Iterator[str]:
+    with BoardServer(board) as server:
+        yield server.address
+
+
+@pytest.fixture
+def daq(demo: Microscope, address: str) -> Iterator[NIDaq]:
+    daq = NIDaq(demo, address=address, deadline_s=2.0)
+    daq.open()
+    yield daq
+    daq.close()
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[tuple[NIDaq, Board]]:
+    """One board for all injected failures: each must leave it fit for the next."""
+    board = Board()
+    with BoardServer(board) as server:
+        daq = NIDaq(Microscope.demo(), address=server.address)
+        daq.open()
+        yield daq, board
+        daq.close()
+
+
+def expose(board: Board, n: int, *, first_s: float = 1e3, idle: bool = False) -> None:
+    for k in range(n):
+        board.drive("PFI0", not idle, first_s + 0.01 * k)
+        board.drive("PFI0", idle, first_s + 0.01 * k + 0.004)
+
+
+def assert_dark(board: Board, park_v: float = 0.0) -> None:
+    levels = board.lines()
+    assert [line for line in (*LASERS, ENABLE) if levels[line]] == []
+    assert board.volts("ao0") == park_v
+    assert not board.reserved()
+
+
+class TestBurst:
+    @pytest.mark.parametrize("polarity", ["active_high", "active_low"])
+    def test_plays_exactly_the_planned_samples(
+        self, demo: Microscope, board: Board, address: str, polarity: str
+    ) -> None:
+        idle = polarity == "active_low"
+        board.drive("PFI0", idle, 0.0)
+        microscope = changed(demo, "camera.exposure_out.polarity", polarity)
+        daq = NIDaq(microscope, address=address)
+        daq.open()
+        daq.arm(WAVEFORM)
+        assert board.volts("ao0") == 0.5
+        assert board.line(ENABLE)
+        period = WAVEFORM.digital.size
+        for edge in range(28):
+            board.drive("PFI0", idle ^ (edge % 2 == 0), 1e3 + edge)
+            sample = min(edge, WAVEFORM.n_samples - 1) % period
+            word = sum(board.line(line) << k for k, line in enumerate(LASERS))
+            assert word == WAVEFORM.digital[sample]
+            assert board.volts("ao0") == WAVEFORM.analog[0, sample]
+        assert daq.count() == ExposureCount(planned=12, total=14)
+        daq.make_dark()
+        assert daq.count() == ExposureCount(planned=12, total=14)
+        assert_dark(board)
+        daq.close()
+        assert not board.open_tasks()
+
+    def test_every_burst_starts_from_sample_0(self, daq: NIDaq, board: Board) -> None:
+        for burst, n in enumerate([3, 5, 1]):
+            daq.arm(WAVEFORM)
+            assert daq.count() == (0, 0)
+            expose(board, n, first_s=1e3 * (burst + 1))
+            assert daq.count() == (n, n)
+            daq.make_dark()
+        assert_dark(board)
+        # frames 0, 2 of the first, 0, 2, 4 of the second, 0 of the third
+        assert board.rises("port0/line0") == 6
+
+    def test_a_long_burst_is_not_stopped_by_a_full_buffer(
+        self, daq: NIDaq, board: Board
+    ) -> None:
+        daq.arm(replace(WAVEFORM, n_samples=4000))
+        expose(board, 2001)
+        assert daq.count() == (2000, 2001)
+
+    def test_arms_outputs_before_the_edges_and_light_last(
+        self, daq: NIDaq, board: Board
+    ) -> None:
+        board.calls.clear()
+        daq.arm(WAVEFORM)
+        calls = list(board.calls)
+        starts = [k for k, call in enumerate(calls) if call == "StartTask"]
+        timed = calls.index("CfgChangeDetectionTiming")
+        assert len(starts) == 4
+        assert starts[2] < timed < starts[3] < calls.index("WriteDigitalLines")
+
+    def test_a_waveform_shorter_than_its_period(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(replace(WAVEFORM, n_samples=2))
+        expose(board, 3)
+        assert daq.count() == (1, 3)
+        assert board.volts("ao0") == 0.5
+
+    def test_armed_twice_plays_the_second(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(WAVEFORM)
+        daq.arm(replace(WAVEFORM, n_samples=2))
+        expose(board, 3)
+        assert daq.count() == (1, 3)
+
+    def test_a_missed_edge_shows_in_the_count(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(WAVEFORM)
+        seen = iter([1, 1, 0, *[1] * 9])
+        board.edge_filter = lambda level, time_s: next(seen)
+        expose(board, 6)
+        assert daq.count() == (5, 5)
+
+
+class TestDark:
+    def test_in_the_middle_of_an_exposure(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(WAVEFORM)
+        board.drive("PFI0", True, 0.0)
+        assert board.line("port0/line0")
+        daq.make_dark()
+        assert_dark(board)
+        off_s = {
+            line: board.digital_trace(line, 0, 1e9)[0][-1]
+            for line in (ENABLE, "port0/line0")
+        }
+        parked_s = board.analog_trace("ao0", 0, 1e9)[0][-1]
+        assert off_s[ENABLE] <= off_s["port0/line0"] < parked_s
+
+    def test_the_galvo_never_moves_faster_than_its_slew_limit(
+        self, demo: Microscope, board: Board, address: str
+    ) -> None:
+        slew = 0.5
+        microscope = changed(demo, "daq.galvo.slew_v_per_ms", slew)
+        microscope = changed(microscope, "daq.galvo.park_v", -1.0)
+        daq = NIDaq(microscope, address=address)
+        daq.open()
+        opened_s = board._latest_s
+        daq.arm(
+            replace(WAVEFORM, initial_v=np.array([3.0]), analog=np.full((1, 8), 4.0))
+        )
+        armed_s = board._latest_s
+        expose(board, 2, first_s=0.0)  # that is, now
+        daq.make_dark()
+        ramps = [
+            (-1.0, 3.0, opened_s, np.nextafter(armed_s, 0)),
+            (4.0, -1.0, armed_s, 1e9),
+        ]
+        for first_v, last_v, start_s, end_s in ramps:
+            times_s, volts = board.analog_trace("ao0", start_s, end_s)
+            assert (volts[0], volts[-1]) == (first_v, last_v)
+            assert volts.size >= abs(last_v - first_v) / slew
+            # the first step leaves a voltage that was held for long
+            speed = np.abs(np.diff(volts))[1:] / (np.diff(times_s)[1:] * 1e3)
+            assert speed.max() <= slew * 1.001
+            assert np.abs(np.diff(volts)).max() <= slew
+        daq.close()
+        assert_dark(board, park_v=-1.0)
+
+    def test_at_any_time_and_twice(
+        self, demo: Microscope, board: Board, address: str
+    ) -> None:
+        daq = NIDaq(demo, address=address)
+        daq.make_dark()
+        daq.close()
+        assert not board.calls
+        daq.open()
+        daq.open()
+        daq.make_dark()
+        daq.make_dark()
+        daq.arm(WAVEFORM)
+        daq.close()
+        daq.close()
+        daq.make_dark()
+        assert_dark(board)
+        with pytest.raises(DaqError, match="not open"):
+            daq.arm(WAVEFORM)
+        daq.open()
+        daq.close()
+        assert not board.open_tasks()
+
+    def test_from_another_thread(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(WAVEFORM)
+        board.drive("PFI0", True, 1.0)
+        threads = [threading.Thread(target=daq.make_dark) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert_dark(board)
+
+    def test_open_makes_a_lit_board_dark(
+        self, demo: Microscope, board: Board, address: str
+    ) -> None:
+        for line in (*LASERS, ENABLE):
+            board.drive(line, True, 0.0)
+        daq = NIDaq(demo, address=address)
+        daq.open()
+        assert_dark(board)
+        daq.close()
+
+    # every kind of call that make_dark makes, at each of its turns
+    DARK_CALLS = (
+        ("CreateTask", 3),
+        ("CreateDOChan", 2),
+        ("WriteDigitalLines", 1),
+        ("GetWriteAttributeUInt64", 2),
+        ("TaskControl", 7),
+        ("ClearTask", 7),
+        ("WriteDigitalScalarU32", 1),
+        ("ReadCounterScalarU32", 1),
+        ("CreateAOVoltageChan", 1),
+        ("WriteAnalogScalarF64", 1),
+    )
+
+    @pytest.mark.parametrize(
+        ("rpc", "turn"), [(rpc, k) for rpc, n in DARK_CALLS for k in range(n)]
+    )
+    def test_no_failure_leaves_light_on(
+        self, bench: tuple[NIDaq, Board], rpc: str, turn: int
+    ) -> None:
+        daq, board = bench
+        daq.arm(WAVEFORM)
+        board.drive("PFI0", True, 0.0)
+        assert board.line("port0/line0")
+        board.fail(rpc, -50405, after=turn)
+        with pytest.raises(DaqError, match="NI -50405"):
+            daq.make_dark()
+        assert not board.line("port0/line0")
+        board.drive("PFI0", False, 0.0)
+        daq.make_dark()
+        assert_dark(board)
+
+    def test_a_reset_is_the_last_resort(self, daq: NIDaq, board: Board) -> None:
+        daq.arm(WAVEFORM)
+        board.drive("PFI0", True, 1.0)
+        # laser_enable's own task is closed first, then the lasers'
+        board.fail("TaskControl", -50405, after=1)
+        board.fail("ClearTask", -50405, after=1)
+        board.calls.clear()
+        with pytest.raises(DaqError, match="closing the lasers task"):
+            daq.make_dark()
+        assert "ResetDevice" in board.calls
+        assert_dark(board)
+
+
+class TestArmFails:
+    # what arm asks of the board, and how often
+    CALLS = (
+        ("CreateTask", 7),
+        ("GetTaskAttributeString", 7),
+        ("CreateDIChan", 2),
+        ("ReadDigitalLines", 1),
+        ("CreateAOVoltageChan", 2),
+        ("WriteAnalogScalarF64", 1),
+        ("CreateCICountEdgesChan", 1),
+        ("SetChanAttributeString", 1),
+        ("CreateDOChan", 2),
+        ("CfgSampClkTiming", 2),
+        ("SetWriteAttributeInt32", 2),
+        ("GetWriteAttributeUInt32", 2),
+        ("WriteDigitalU32", 1),
+        ("WriteAnalogF64", 1),
+        ("SetBufferAttributeUInt32", 1),
+        ("CfgChangeDetectionTiming", 1),
+        ("StartTask", 4),
+        ("WriteDigitalLines", 1),
+        ("TaskControl", 3),
+        ("ClearTask", 3),
+    )
+
+    def test_the_table_is_whole(self, daq: NIDaq, board: Board) -> None:
+        board.calls.clear()
+        daq.arm(WAVEFORM)
+        asked = Counter(board.calls)
+        # a driver that does not tell its version is not refused by nidaqmx
+        asked.pop("GetSystemInfoAttributeUInt32")
+        assert asked == dict(self.CALLS)
+
+    @pytest.mark.parametrize(
+        ("rpc", "turn"), [(rpc, k) for rpc, n in CALLS for k in range(n)]
+    )
+    def test_rolls_back(self, bench: tuple[NIDaq, Board], rpc: str, turn: int) -> None:
+        daq, board = bench
+        before = len(board.open_tasks())
+        board.fail(rpc, -50405, after=turn)
+        with pytest.raises(DaqError, match="NI -50405") as failure:
+            daq.arm(WAVEFORM)
+        assert failure.value.__cause__ is not None
+        assert_dark(board)
+        # an empty task whose own name or end could not be had stays on the server
+        left = rpc in ("GetTaskAttributeString", "ClearTask")
+        assert len(board.open_tasks()) == before + left
+
+    def test_both_errors_are_told(self, daq: NIDaq, board: Board) -> None:
+        board.fail("StartTask", -200016, after=1)
+        board.fail("WriteDigitalScalarU32", -50405)
+        with pytest.raises(DaqError, match="NI -200016") as failure:
+            daq.arm(WAVEFORM)
+        assert "NI -50405" in failure.value.__notes__[0]
+        assert_dark(board)
+
+    @pytest.mark.parametrize("polarity", ["active_high", "active_low"])
+    def test_a_busy_line(
+        self, demo: Microscope, board: Board, address: str, polarity: str
+    ) -> None:
+        microscope = changed(demo, "camera.exposure_out.polarity", polarity)
+        board.drive("PFI0", polarity == "active_high", 0.0)
+        daq = NIDaq(microscope, address=address)
+        daq.open()
+        with pytest.raises(DaqError, match=r"PFI0 is (high|low): the camera exposes"):
+            daq.arm(WAVEFORM)
+        assert_dark(board)
+        daq.close()
+
+    def test_lines_that_somebody_else_holds(self, daq: NIDaq, board: Board) -> None:
+        board.create_task("other program")
+        board.add_ao("other program", "Dev1/ao0", "", -10, 10)
+        board.commit("other program")
+        with pytest.raises(DaqError, match=r"moving the galvo failed \(NI -50103\)"):
+            daq.arm(WAVEFORM)
+        board.clear("other program")
+        daq.make_dark()
+        assert_dark(board)
+
+
+def waveform(**fields: Any) -> Waveform:
+    return replace(WAVEFORM, **fields)
+
+
+REFUSED = {
+    "volts beyond the range": (
+        waveform(analog=np.full((1, 8), 5.5)),
+        r"5.5 V on ao0 is outside daq.galvo.range_v = \[-5, 5\]",
+    ),
+    "first volts beyond": (waveform(initial_v=np.array([-6.0])), "-6 V on ao0"),
+    "volts that are no number": (waveform(analog=np.full((1, 8), np.nan)), "nan V"),
+    "another channel": (waveform(channels=("ao1",)), "the galvo is on ao0"),
+    "no laser's line": (waveform(lines=("port0/line7",)), "port0/line7 is no laser"),
+    "a bit too many": (waveform(lines=LASERS[:1]), "raises bits 0x2"),
+    "odd": (waveform(n_samples=7), "n_samples = 7"),
+    "nothing": (waveform(n_samples=0), "n_samples = 0"),
+    "unequal lengths": (
+        waveform(digital=np.zeros(4, np.uint32)),
+        r"analog is \(1, 8\)",
+    ),
+    "no first volts": (waveform(initial_v=np.array([])), "initial_v"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_before_the_board_is_asked(
+    daq: NIDaq, board: Board, wrong: Waveform, message: str
+) -> None:
+    board.calls.clear()
+    with pytest.raises(DaqError, match=message):
+        daq.arm(wrong)
+    assert not board.calls
+
+
+WRONG_MICROSCOPES = {
+    "device": ("daq.device", "Dev7", r"Dev7 at 127.*NI -200220"),
+    "counter": ("daq.counter", "ctr9", "daq.counter: Dev1 .* has no ctr9"),
+    "channel": ("daq.galvo.channel", "ao6", "daq.galvo.channel: .* no ao6"),
+    "enable": ("daq.laser_enable", "port3/line0", "daq.laser_enable: .* port3/line0"),
+    "terminal": (
+        "camera.exposure_out.terminal",
+        "port0/line9",
+        "camera.exposure_out.terminal: port0/line9",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"), WRONG_MICROSCOPES.values(), ids=WRONG_MICROSCOPES
+)
+def test_a_microscope_that_does_not_fit_the_device(
+    demo: Microscope, board: Board, address: str, field: str, value: Any, message: str
+) -> None:
+    daq = NIDaq(changed(demo, field, value), address=address)
+    with pytest.raises(DaqError, match=message):
+        daq.open()
+    assert not board.open_tasks()
+    assert "CreateTask" not in board.calls
+    daq.close()
+
+
+def test_a_range_beyond_the_device(demo: Microscope) -> None:
+    channels = {*LASERS, ENABLE, "ao0", "ctr0"}
+    refuse_device(demo, "PCIe-6363", channels, [0, 10, -5, 5])
+    with pytest.raises(DaqError, match=r"range_v: Dev1 \(X\) cannot put out -5..5 V"):
+        refuse_device(demo, "X", channels, [0, 10, -4.9, 5])
+
+
+class TestUnreachable:
+    def test_no_driver_or_no_device(self, demo: Microscope) -> None:
+        with pytest.raises(DaqError, match="Dev1 at the local NI-DAQmx driver"):
+            NIDaq(demo).open()
+
+    @pytest.mark.parametrize("listens", [False, True], ids=["nobody", "a mute"])
+    def test_nobody_answers(self, demo: Microscope, listens: bool) -> None:
+        with socket.socket() as mute:
+            mute.bind(("127.0.0.1", 0))
+            if listens:
+                mute.listen()
+            address = f"127.0.0.1:{mute.getsockname()[1]}"
+            daq = NIDaq(demo, address=address, deadline_s=0.3)
+            with pytest.raises(DaqError, match=f"nobody answers at {address}"):
+                daq.open()
+            daq.close()
+
+    def test_a_server_that_freezes(
+        self, demo: Microscope, board: Board, address: str
+    ) -> None:
+        daq = NIDaq(demo, address=address, deadline_s=0.5)
+        daq.open()
+        daq.arm(WAVEFORM)
+        with board._lock, pytest.raises(DaqError, match="DEADLINE_EXCEEDED"):
+            daq.count()
+        daq.close()
+        assert_dark(board)
+
+    def test_a_server_that_ends(self, demo: Microscope, board: Board) -> None:
+        server = BoardServer(board)
+        server.start()
+        daq = NIDaq(demo, address=server.address, deadline_s=0.5)
+        daq.open()
+        server.stop()
+        with pytest.raises(DaqError, match="Failed to connect"):
+            daq.make_dark()
+        with pytest.raises(DaqError, match="Failed to connect"):
+            daq.close()
+        daq.close()
+
+
+def test_nothing_is_left_behind(demo: Microscope, board: Board) -> None:
+    threads = set(threading.enumerate())
+    with BoardServer(board) as server:
+        daq = NIDaq(demo, address=server.address)
+        daq.open()
+        daq.arm(WAVEFORM)
+        expose(board, 2)
+        daq.close()
+        host, _, port = server.address.rpartition(":")
+    server.stop()
+    assert not board.open_tasks()
+    assert set(threading.enumerate()) == threads
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=1)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")  # noqa: PTH112
+def test_sockets_do_not_pile_up(demo: Microscope, board: Board, address: str) -> None:
+    def sockets() -> int:
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        targets = (os.readlink(link) for link in links if os.path.islink(link))  # noqa: PTH114, PTH115
+        return sum(target.startswith("socket:") for target in targets)
+
+    def cycle() -> None:
+        daq = NIDaq(demo, address=address)
+        daq.open()
+        daq.close()
+
+    cycle()
+    before = sockets()
+    for _ in range(5):
+        cycle()
+    assert sockets() <= before + 2

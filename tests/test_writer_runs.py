@@ -1,0 +1,244 @@
+"""`OMEZarrWriter` from run to run: paths, refusals, failing disks, foreign engines."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import useq
+import yaozarrs
+
+from opm_engine.writers import OMEZarrWriter
+from writing import (
+    NOTHING_KNOWN,
+    SEQUENCE,
+    Index,
+    assert_holds,
+    carrier,
+    indices,
+    item,
+    record,
+    send,
+    stream_for,
+)
+
+# -- paths ---------------------------------------------------------------------
+
+
+def test_an_existing_path_is_refused_before_any_frame(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    sent = record(writer, stream)
+    with pytest.raises(FileExistsError, match=r"overwrite=True.*\{run:03d\}") as first:
+        writer.sequenceStarted(SEQUENCE, carrier(stream))
+    assert writer.error is first.value
+    with pytest.raises(FileExistsError):
+        send(writer, stream, sent[0])
+    writer.sequenceFinished(SEQUENCE)
+    assert_holds(writer.path, stream, sent)
+
+
+def test_overwrite_replaces_the_whole_store(tmp_path: Path) -> None:
+    writer = OMEZarrWriter(tmp_path / "x.zarr", overwrite=True)
+    record(writer, stream_for(p=3))
+    stream = stream_for(z=2)
+    sent = record(writer, stream)
+    assert_holds(writer.path, stream, sent)
+    assert not (writer.path / "OME").exists()
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "empty folder"])
+def test_overwrite_deletes_nothing_but_stores(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x.zarr"
+    if what == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+    if what == "folder":
+        (path / "thesis.txt").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="not a zarr store"):
+        record(OMEZarrWriter(path, overwrite=True), stream_for())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_run_numbers(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "run_{run:03d}.zarr")
+    (tmp_path / "run_001.zarr").mkdir()
+    names = []
+    for _ in range(3):
+        sent = record(writer, stream)
+        assert_holds(writer.path, stream, sent)
+        names.append(writer.path.name)
+    assert names == ["run_000.zarr", "run_002.zarr", "run_003.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("path", "codec", "names"),
+    [
+        ("{run}_{day}.zarr", "lz4", "run:03d"),
+        ("{run:x.zarr", "lz4", "run:03d"),
+        ("x.zarr", "gzip", "lz4, zstd, none"),
+    ],
+)
+def test_bad_arguments(path: str, codec: Any, names: str) -> None:
+    with pytest.raises(ValueError, match=names):
+        OMEZarrWriter(path, codec=codec)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "none"])
+def test_a_disk_too_small_is_refused(tmp_path: Path, codec: Any) -> None:
+    stream = stream_for(t=10**6, z=1000, shape=(2048, 2048))  # 8.4 PB
+    writer = OMEZarrWriter(tmp_path / "x.zarr", codec=codec)
+    with pytest.raises(OSError, match=r"needs 8388608\.0 GB.* has \d"):
+        writer.sequenceStarted(SEQUENCE, carrier(stream))
+    assert not writer.path.exists()
+
+
+# -- frames that do not belong, and disks that fail ------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "index", "message"),
+    [
+        (np.ones((4, 6), "u2"), {}, r"expected uint16 \(4, 5\), got uint16 \(4, 6\)"),
+        (np.ones((4, 5), "u1"), {}, r"expected uint16 \(4, 5\), got uint8 \(4, 5\)"),
+        (np.ones((4, 5), "u2"), {"t": 2}, "t = 2 .* 2 planned"),
+        (np.ones((4, 5), "u2"), {"p": 1}, "p = 1 .* 1 planned"),
+        (np.ones((4, 5), "u2"), {"c": -1}, "c = -1 .* 1 planned"),
+        (np.ones((4, 5), "u2"), {"z": 3}, "z = 3 .* 3 planned"),
+        (np.ones((4, 5), "u2"), {"g": 1}, "g = 1 .* 1 planned"),
+    ],
+    ids=["shape", "dtype", "t", "p", "c", "z", "g"],
+)
+def test_a_frame_that_does_not_belong(
+    tmp_path: Path, image: npt.NDArray[Any], index: Index, message: str
+) -> None:
+    stream = stream_for(t=2)
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    good = indices(stream, "tpzc")[0]
+    send(writer, stream, good)
+    # useq's events refuse negative indices; other engines may not use useq's
+    event = useq.MDAEvent.model_construct(index=index)
+    with pytest.raises(ValueError, match=message) as first:
+        writer.frameReady(image, event, {})
+    assert writer.error is first.value
+    assert_holds(writer.path, stream, [good])  # at once: nobody may call us again
+    with pytest.raises(ValueError, match=message):
+        send(writer, stream, good)
+    writer.sequenceFinished(SEQUENCE)
+
+
+def test_the_z_of_a_volume_says_nothing(tmp_path: Path) -> None:
+    stream = stream_for(shape=(2, 4, 5))
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    at = {"t": 0, "p": 0, "c": 0, "z": 99}
+    send(writer, stream, at)
+    assert_holds(writer.path, stream, [at])
+
+
+@pytest.mark.parametrize("when", ["frameReady", "sequenceFinished"])
+def test_a_write_error_comes_out(tmp_path: Path, when: str) -> None:
+    stream = stream_for(t=2, z=2)
+    writer = OMEZarrWriter(tmp_path / "{run}.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    shutil.rmtree(writer.path)
+    writer.path.write_text("in the way")
+    first, second, *_ = indices(stream, "tpzc")
+    send(writer, stream, first)
+    last_step = {
+        "frameReady": lambda: send(writer, stream, second),
+        "sequenceFinished": lambda: writer.sequenceFinished(SEQUENCE),
+    }
+    with pytest.raises(OSError, match=r"0\.zarr") as error:
+        last_step[when]()
+    assert writer.error is error.value
+    assert writer.frames_written == 0
+    writer.sequenceFinished(SEQUENCE)
+
+    assert_holds(tmp_path / "1.zarr", stream, record(writer, stream))
+    assert writer.error is None
+
+
+# -- runs of other kinds ---------------------------------------------------------
+
+
+def test_finishing_without_a_run_is_harmless(tmp_path: Path) -> None:
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceFinished(SEQUENCE)
+    record(writer, stream_for())
+    writer.sequenceFinished(SEQUENCE)
+    assert writer.error is None
+
+
+def test_a_run_without_an_end_is_closed_by_the_next(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "{run}.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    first = indices(stream, "tpzc")[0]
+    send(writer, stream, first)
+    sent = record(writer, stream)
+    assert_holds(tmp_path / "0.zarr", stream, [first])
+    assert_holds(tmp_path / "1.zarr", stream, sent)
+    assert writer.frames_written == len(sent)
+
+
+@pytest.mark.parametrize(
+    "sequence", [NOTHING_KNOWN, useq.MDASequence()], ids=["placeholder", "empty"]
+)
+def test_a_list_of_events_opens_at_its_first_frame(
+    tmp_path: Path, sequence: useq.MDASequence
+) -> None:
+    stream = stream_for(t=2)
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(sequence, {"extra": {}})
+    assert not writer.path.exists()
+    for at in indices(stream, "tpzc"):  # one burst per time point
+        send(writer, stream, at, carrier(stream) if at["z"] == 0 else None)
+    writer.sequenceFinished(NOTHING_KNOWN)
+    assert_holds(writer.path, stream, indices(stream, "tpzc"))
+
+
+def test_a_changed_burst_is_refused(tmp_path: Path) -> None:
+    stream, other = stream_for(t=2), stream_for(t=2, z=4)
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(NOTHING_KNOWN, {})
+    first = indices(stream, "tpzc")[0]
+    send(writer, stream, first, carrier(stream))
+    with pytest.raises(ValueError, match=r"changed within the run \(n_planes\)"):
+        send(writer, other, first, carrier(other))
+    assert_holds(writer.path, stream, [first])
+
+
+def test_frames_that_nothing_describes_are_refused(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(NOTHING_KNOWN, {})
+    with pytest.raises(ValueError, match="nothing said what frames will come"):
+        send(writer, stream, indices(stream, "tpzc")[0])
+
+
+@pytest.mark.parametrize("as_list", [False, True], ids=["sequence", "list of events"])
+def test_an_engine_that_is_not_ours(tmp_path: Path, as_list: bool) -> None:
+    stream = stream_for(t=2, p=2, c=2, z=3)
+    sequence = useq.MDASequence(
+        channels=["488", "561"],
+        z_plan={"range": 2, "step": 1},
+        time_plan={"interval": 0, "loops": 2},
+        stage_positions=[(0, 0), (1, 0)],
+        axis_order="tpcz",
+    )
+    summary = {"image_infos": ({"height": 4, "width": 5, "dtype": "uint16"},)}
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(NOTHING_KNOWN if as_list else sequence, summary)
+    assert writer.path.exists() is not as_list
+    for event in sequence:
+        writer.frameReady(item(stream, dict(event.index)), event, {})
+    writer.sequenceFinished(sequence)
+    assert_holds(writer.path, stream, indices(stream, "tpcz"))
+    yaozarrs.validate_zarr_store(str(writer.path))

@@ -110,6 +110,7 @@ class TestBurst:
             word = sum(board.line(line) << k for k, line in enumerate(LASERS))
             assert word == WAVEFORM.digital[sample]
             assert board.volts("ao0") == WAVEFORM.analog[0, sample]
+            assert daq.count().total == edge // 2 + 1
         assert daq.count() == ExposureCount(planned=12, total=14)
         daq.make_dark()
         assert daq.count() == ExposureCount(planned=12, total=14)
@@ -344,6 +345,17 @@ class TestArmFails:
         # an empty task whose own name or end could not be had stays on the server
         left = rpc in ("GetTaskAttributeString", "ClearTask")
         assert len(board.open_tasks()) == before + left
+
+    def test_ramps_back_even_if_the_board_cannot_count(
+        self, daq: NIDaq, board: Board
+    ) -> None:
+        board.fail("StartTask", -200016, after=2)
+        board.fail("GetWriteAttributeUInt64", -200475)
+        board.fail("GetWriteAttributeUInt64", -200475, after=1)
+        with pytest.raises(DaqError, match="NI -200016"):
+            daq.arm(replace(WAVEFORM, initial_v=np.array([3.0])))
+        # 1 V/ms: three steps up, three down
+        assert board.analog_trace("ao0", 0, 1e9)[1].tolist() == [0, 1, 2, 3, 2, 1, 0]
 
     def test_both_errors_are_told(self, daq: NIDaq, board: Board) -> None:
         board.fail("StartTask", -200016, after=1)

@@ -15,6 +15,7 @@ import pytest
 import useq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymmcore_plus import FocusDirection
 from scipy import signal
 
 from opm_engine.config import Microscope
@@ -25,6 +26,7 @@ from opm_engine.simulation.clock import SimClock
 from opm_engine.simulation.core import SimulatedCore, simulated_core
 from opm_engine.simulation.galvo import GalvoResponse
 from opm_engine.simulation.imaging import RISE_S
+from opm_engine.simulation.sensor import WAITING_FRAMES
 from opm_engine.simulation.shutter import RollingShutter
 from opm_engine.simulation.specimen import Optics, Specimen, Visible
 
@@ -231,9 +233,11 @@ def test_unsettled_galvo_shifts_the_plane(bench: Bench) -> None:
     light_ms = WINDOW_MS - RISE_MS
     at = OFFSET + np.array([1000, 3000]) * light_ms
     assert settled == pytest.approx(at, abs=1.0)
-    lag = np.abs(late - at) / light_ms / 100
-    assert (lag > 0.1).all(), "the plane should be shifted, in µm"
-    assert (lag < 3).all()
+    # The lag of a damped step integrates to 2 zeta / omega; the rising laser does not
+    # see its beginning.
+    missing_ms = 1e3 * 20 * (2 * 0.75 / (2 * np.pi * 2500)) - 20 * RISE_MS
+    lag_um = np.abs(late - at) / 100 / light_ms
+    assert lag_um == pytest.approx(missing_ms / light_ms, rel=0.03)
 
 
 # ------------------------------------------------------- geometry of the image
@@ -337,7 +341,7 @@ def test_exposures_and_stamps_are_evenly_spaced(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("asked_ms", "lines"),
-    [(5, 1027), (0.001, 1), (1.0, 205), (LINE_S * 1e3 * 300.4, 300)],
+    [(5, 1027), (0.001, 1), (LINE_S * 300.4e3, 300), (LINE_S * 300.6e3, 301)],
 )
 def test_exposure_is_quantised_to_the_line_time(
     bench: Bench, asked_ms: float, lines: int
@@ -410,6 +414,16 @@ def test_stop_is_heard_while_waiting_for_a_trigger(bench: Bench) -> None:
     assert bench.board.rises("PFI0") == rises
 
 
+def test_stop_is_heard_while_nobody_takes_the_frames(bench: Bench) -> None:
+    rises = bench.board.rises("PFI0")
+    frames = bench.camera.start_sequence(50, np.empty)
+    wait_for(lambda: bench.board.rises("PFI0") > rises + WAITING_FRAMES)
+    time.sleep(0.02)  # one frame later the sensor is stuck with a frame in its hands
+    bench.camera.stop_exposing()
+    assert not sensor_threads()
+    assert list(frames) == []
+
+
 def test_stall_stops_frames_and_edges(bench: Bench) -> None:
     bench.camera.stall_after = 2
     rises = bench.board.rises("PFI0")
@@ -472,7 +486,7 @@ def test_broken_optics_end_the_sequence(demo: Microscope) -> None:
 def test_ring_holds_whole_frames_and_wraps(bench: Bench) -> None:
     core = bench.core
     frame_bytes = ROWS * COLUMNS * 2
-    core.setROI(0, 0, 12, 256)
+    core.setROI(0, 0, 24, 256)
     core.setCircularBufferMemoryFootprint(1)
     core.setROI(0, 0, COLUMNS, ROWS)
     core.setExposure(1.3)
@@ -491,6 +505,7 @@ def test_core_describes_the_microscope(bench: Bench) -> None:
     assert core.getProperty("Lasers", "LaserSelect") == "561"
     assert core.getCameraDevice() == "Camera"
     assert (core.getXYStageDevice(), core.getFocusDevice()) == ("XY", "Z")
+    assert core.getFocusDirection("Z") == FocusDirection.TowardSample
     with pytest.raises(ValueError, match="Power-488"):
         core.setProperty("Lasers", "Power-488", 120)
 

@@ -35,8 +35,8 @@ def open_image(store: Path, position: int = 0) -> zarr.Array[Any]:
         If the store holds no such position.
     """
     root = zarr.open_group(store, mode="r")
-    attributes = root.attrs.asdict()
-    several = "bioformats2raw.layout" in attributes.get("ome", {})
+    ome: Any = root.attrs.get("ome", {})
+    several = "bioformats2raw.layout" in ome
     if not several and position:
         msg = f"{store} holds one position, not {position}"
         raise KeyError(msg)

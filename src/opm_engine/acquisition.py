@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from pymmcore_plus.mda import FinishReason
 
-from opm_engine.pictures import save_picture
-from opm_engine.plan import ScanSettings
+from opm_engine.pictures import save_projections
+from opm_engine.plan import ScanSettings, plan_scan
 from opm_engine.processing import Deskew, Projections
 from opm_engine.relay import ThreadRelay
 from opm_engine.writers import OMEZarrWriter
@@ -96,11 +96,13 @@ def acquire(
     on_frame: Callable[[int], None] | None = None,
 ) -> Acquisition:
     """Acquire a sequence into a folder; see ``Scope.acquire``."""
-    deskews = ScanSettings.of(sequence).mode == "galvo"
+    mode = ScanSettings.of(sequence).mode
+    if mode != "off":
+        plan_scan(sequence, engine.microscope)  # refuse before anything is written
     _refuse_existing(out, overwrite=overwrite)
     meter = _Meter(on_frame)
     branches: list[Any] = [meter, OMEZarrWriter(out / RAW, overwrite=overwrite)]
-    projections = Projections() if deskews else None
+    projections = Projections() if mode == "galvo" else None
     deskew = None
     if projections is not None:
         volumes = OMEZarrWriter(out / DESKEWED, overwrite=overwrite)
@@ -115,8 +117,7 @@ def acquire(
         _run_cancellable(engine, sequence)
         logger.info("acquired: %s", engine.accounts)
     if projections is not None:
-        rows = [list(views) for views in projections.latest.values()]
-        save_picture(rows, out / PICTURE)
+        _draw(projections, out / PICTURE)
     return Acquisition(
         out=out,
         accounts=engine.accounts,
@@ -205,6 +206,15 @@ def _logged(path: Path) -> Iterator[None]:
             source.addHandler(handler)
             leaving.callback(source.removeHandler, handler)
         yield
+
+
+def _draw(projections: Projections, path: Path) -> None:
+    """One row per position, channels side by side."""
+    latest = projections.latest
+    positions = sorted({p for p, _ in latest})
+    rows = [[latest[key] for key in sorted(latest) if key[0] == p] for p in positions]
+    if rows:
+        save_projections(rows, path)
 
 
 def _median(deskew: Deskew | None) -> float | None:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 import useq
 from rich.console import Console
@@ -22,10 +21,13 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
+DEBUG = "--debug"
 INTERRUPTED = 130
 REDRAW_EVERY = 20
 """Frames per update of the progress bar."""
@@ -37,21 +39,25 @@ Overwrite = Annotated[bool, typer.Option(help="Replace files of an earlier run."
 
 def main() -> None:
     """Run the command; exit status 0 on success, 130 after Ctrl-C, else 1 or 2."""
-    debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    app(args=[word for word in sys.argv[1:] if word != DEBUG])
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn an error into one line and an exit status."""
     try:
-        sys.exit(app(args=arguments, standalone_mode=False))
-    except (KeyboardInterrupt, click.exceptions.Abort):
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
         stderr.print("interrupted")
-        sys.exit(INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        if debug:
+        if DEBUG in sys.argv:
             raise
-        stderr.print(f"error: {_one_line(error)}", markup=False, soft_wrap=True)
-        sys.exit(1)
+        text = " ".join(str(error).split()) or type(error).__name__
+        stderr.print(f"error: {text}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
 
 
 @app.callback(
@@ -62,12 +68,13 @@ def opm_engine() -> None:
 
 
 @app.command()
+@_reported()
 def demo(
     out: Out = Path("demo-out"),
     volumes: Annotated[int, typer.Option(min=1, help="Time points.")] = 3,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
-) -> int:
+) -> None:
     """Run the whole system on the simulated microscope and score it."""
     from opm_engine.demo import demo_sequence, failures, run_demo
 
@@ -80,10 +87,11 @@ def demo(
     wrong = failures(report)
     for line in wrong:
         stderr.print(f"error: {line}")
-    return 1 if wrong else 0
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()
+@_reported()
 def init(
     path: Annotated[Path, typer.Argument(metavar="M.toml")],
     overwrite: Overwrite = False,
@@ -99,6 +107,7 @@ def init(
 
 
 @app.command()
+@_reported()
 def run(
     sequence: Annotated[Path, typer.Argument(metavar="SEQUENCE.yaml")],
     out: Out,
@@ -107,7 +116,7 @@ def run(
     ] = "demo",
     as_json: AsJson = False,
     overwrite: Overwrite = False,
-) -> int:
+) -> None:
     """Acquire a sequence: raw, deskewed, projections, log."""
     from opm_engine.session import open_microscope
 
@@ -121,7 +130,7 @@ def run(
         )
     report = acquisition.report()
     _show(report, as_json=as_json, title=f"opm-engine run -> {out}")
-    return 1 if acquisition.cancelled or report["frames_lost"] else 0
+    raise typer.Exit(1 if acquisition.cancelled or report["frames_lost"] else 0)
 
 
 @contextmanager
@@ -130,7 +139,7 @@ def _progress(
 ) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
     """A bar on stderr; gives a callback for frames and one for the current step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=stderr) as progress:
+    with Progress(*columns, console=stderr, transient=True) as progress:
         task = progress.add_task(what, total=total)
 
         def on_frame(n_frames: int) -> None:
@@ -151,8 +160,3 @@ def _show(report: dict[str, Any], *, as_json: bool, title: str) -> None:
     for key, value in report.items():
         table.add_row(key, str(value))
     stdout.print(table)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__

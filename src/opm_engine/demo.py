@@ -14,9 +14,8 @@ import numpy as np
 import useq
 
 from opm_engine.acquisition import DESKEWED, PICTURE
-from opm_engine.config import Microscope
-from opm_engine.geometry import Geometry, voxel_size
-from opm_engine.pictures import save_picture
+from opm_engine.geometry import Geometry
+from opm_engine.pictures import save_projections
 from opm_engine.plan import BLOCK, Stream, describe, plan_scan
 from opm_engine.processing import deskew, max_projections
 from opm_engine.session import open_microscope
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from opm_engine.acquisition import Acquisition
+    from opm_engine.plan import ScanPlan
+    from opm_engine.processing import Projections
     from opm_engine.session import Scope
 
 TRUTH, REPORT = "truth.ome.zarr", "report.json"
@@ -82,20 +82,22 @@ def run_demo(
             msg = f"{out} already holds {name}; choose another folder"
             raise FileExistsError(msg)
     sequence = demo_sequence(n_volumes)
-    on_step("acquiring")
     with open_microscope("demo") as scope:
+        plan = plan_scan(sequence, scope.microscope)
+        on_step("acquiring")
         acquisition = scope.acquire(
             sequence, out, overwrite=overwrite, on_frame=on_frame
         )
         lasers_on = _lasers_on(scope)
         on_step("computing the truth")
-        truth = _truth(scope, sequence)
-    _write_truth(truth, sequence, out / TRUTH, overwrite=overwrite)
+        truth = _truth(scope, plan)
+        block = describe(plan, scope.microscope)
+    _write_truth(truth, sequence, plan, block, out / TRUTH, overwrite=overwrite)
     on_step("scoring")
-    plan = plan_scan(sequence, Microscope.demo())
     names = [channel.name for channel in plan.channels]
-    scores = _scores(out / DESKEWED, truth, plan.geometry, n_volumes)
-    _draw(acquisition, truth, out / PICTURE)
+    where = valid_voxels(plan.geometry)
+    scores = _scores(out / DESKEWED, truth, where, n_volumes)
+    _draw(acquisition.projections, truth, where, out / PICTURE)
     report = {
         **acquisition.report(),
         "ncc": {n: round(s, 4) for n, s in zip(names, scores, strict=True)},
@@ -148,43 +150,38 @@ def _lasers_on(scope: Scope) -> list[str]:
     return [laser.name for laser in scope.microscope.lasers if board.line(laser.line)]
 
 
-def _truth(scope: Scope, sequence: useq.MDASequence) -> NDArray[np.float32]:
+def _truth(scope: Scope, plan: ScanPlan) -> NDArray[np.float32]:
     """Specimen on the deskewed grid: (positions, channels, Z, Y, X)."""
     if scope.twin is None:
         msg = "the demo needs a simulated microscope"
         raise ValueError(msg)
-    plan = plan_scan(sequence, scope.microscope)
-    geometry = plan.geometry
-    shape = geometry.volume_shape()
-    dz_um, dy_um = voxel_size(geometry.pixel_size_um, None)
+    specimen, geometry = scope.twin.specimen, plan.geometry
     names = scope.microscope.laser_names
-    return np.stack(
-        [
-            np.stack(
-                [
-                    scope.twin.specimen.truth(
-                        shape,
-                        (dz_um, dy_um, geometry.pixel_size_um),
-                        (
-                            position.z_um or 0.0,
-                            (position.y_um or 0.0) + geometry.origin_um,
-                            position.x_um or 0.0,
-                        ),
-                        names.index(channel.name),
-                    )
-                    for channel in plan.channels
-                ]
-            )
-            for position in plan.positions
-        ]
-    )
+    volumes = [
+        specimen.truth(
+            geometry.volume_shape(),
+            (geometry.pixel_size_um,) * 3,
+            (
+                position.z_um or 0.0,
+                (position.y_um or 0.0) + geometry.origin_um,
+                position.x_um or 0.0,
+            ),
+            names.index(channel.name),
+        )
+        for position in plan.positions
+        for channel in plan.channels
+    ]
+    shape = (len(plan.positions), len(plan.channels), *geometry.volume_shape())
+    return np.reshape(volumes, shape)
 
 
 def _scores(
-    store: Path, truth: NDArray[np.float32], geometry: Geometry, n_volumes: int
+    store: Path,
+    truth: NDArray[np.float32],
+    where: NDArray[np.bool_],
+    n_volumes: int,
 ) -> list[float]:
     """Lowest NCC of each channel over positions and time points."""
-    where = valid_voxels(geometry)
     n_positions, n_channels = truth.shape[:2]
     images = [open_image(store, position) for position in range(n_positions)]
     return [
@@ -200,14 +197,13 @@ def _scores(
 def _write_truth(
     truth: NDArray[np.float32],
     sequence: useq.MDASequence,
+    plan: ScanPlan,
+    block: dict[str, Any],
     path: Path,
     *,
     overwrite: bool,
 ) -> None:
     """Store the truth like one time point of the deskewed store."""
-    microscope = Microscope.demo()
-    plan = plan_scan(sequence, microscope)
-    block = describe(plan, microscope)
     pixel_um = plan.geometry.pixel_size_um
     stream = Stream(
         kind="volumes",
@@ -218,25 +214,32 @@ def _write_truth(
         channels=plan.stream().channels,
         positions=plan.positions,
     )
-    block["stream"] = stream.model_dump(mode="json")
+    block = {**block, "stream": stream.model_dump(mode="json")}
     writer = OMEZarrWriter(path, overwrite=overwrite)
     writer.sequenceStarted(sequence, {"extra": {BLOCK: block}})
     try:
-        for p, channels in enumerate(truth):
-            for c, volume in enumerate(channels):
-                event = useq.MDAEvent(index={"t": 0, "p": p, "c": c})
-                writer.frameReady(volume, event, {})
+        for p, c in np.ndindex(truth.shape[:2]):
+            event = useq.MDAEvent(index={"t": 0, "p": p, "c": c})
+            writer.frameReady(truth[p, c], event, {})
     finally:
         writer.sequenceFinished(sequence)
 
 
-def _draw(acquisition: Acquisition, truth: NDArray[np.float32], path: Path) -> None:
-    """Per channel of the first position: XY, XZ, YZ, each beside the truth's."""
-    if acquisition.projections is None:
-        return
-    rows = []
-    for (p, c), views in sorted(acquisition.projections.latest.items()):
-        if p == 0:
-            pairs = zip(views, max_projections(truth[p, c]), strict=True)
-            rows.append([panel for pair in pairs for panel in pair])
-    save_picture(rows, path)
+def _draw(
+    projections: Projections | None,
+    truth: NDArray[np.float32],
+    where: NDArray[np.bool_],
+    path: Path,
+) -> None:
+    """One row per channel of the first position: what was deskewed, then the truth.
+
+    The truth is shown where the scan could see it.
+    """
+    latest = projections.latest if projections else {}
+    rows = [
+        [latest[p, c], max_projections(np.where(where, truth[p, c], 0))]
+        for p, c in sorted(latest)
+        if p == 0
+    ]
+    if rows:
+        save_projections(rows, path)

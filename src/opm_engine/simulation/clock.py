@@ -42,9 +42,12 @@ class SimClock:
         bool
             False if ``cancelled`` was set before.
         """
-        delay_s = time_s - self.now()
-        if delay_s > 0:
-            return not cancelled.wait(delay_s / self._scale)
         with self._lock:
-            self._origin += -delay_s / self._scale
-        return not cancelled.is_set()
+            # Not from now(): after a stall that stands still until this has caught up.
+            elapsed_s = (time.perf_counter() - self._origin) * self._scale
+            late_s = elapsed_s - time_s
+            if late_s > 0:
+                self._origin += late_s / self._scale
+        if late_s > 0:
+            return not cancelled.is_set()
+        return not cancelled.wait(-late_s / self._scale)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from opm_engine.simulation.board import Board
 from opm_engine.simulation.clock import SimClock
-from opm_engine.simulation.core import simulated_core
+from opm_engine.simulation.core import demo_specimen, simulated_core
 from opm_engine.simulation.grpc_face import BoardServer
-from opm_engine.simulation.specimen import Specimen
 
 if TYPE_CHECKING:
     from opm_engine.config import Microscope
+    from opm_engine.simulation.specimen import Specimen
 
 
 class Twin:
@@ -47,9 +47,7 @@ class Twin:
             raise ValueError(msg)
         self.clock = SimClock(simulation.time_scale)
         self.board = Board(name=microscope.daq.device, clock=self.clock)
-        self.specimen = specimen or Specimen.demo(
-            n_lasers=len(microscope.lasers), seed=simulation.seed
-        )
+        self.specimen = specimen or demo_specimen(microscope)
         with ExitStack() as opening:
             server = opening.enter_context(BoardServer(self.board))
             self.address = server.address

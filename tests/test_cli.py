@@ -18,7 +18,7 @@ from opm_engine.config import template
 from sequences import scan
 from twins import microscope, read
 
-NEEDS_NO_QT = "import sys; sys.modules['qtpy'] = None; "
+NEEDS_NO_QT = "import sys; sys.modules.update(qtpy=None, PyQt6=None, PySide6=None); "
 MAIN = "from opm_engine.cli import main; main()"
 
 

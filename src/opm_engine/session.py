@@ -7,6 +7,7 @@ Separate so that nothing below it constructs anything it uses. Opens what a
 from __future__ import annotations
 
 import atexit
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     import useq
 
     from opm_engine.simulation.specimen import Specimen
+
+
+CANCEL_S = 2.0
+"""How long closing waits for a cancelled run."""
 
 
 def open_microscope(
@@ -150,9 +155,17 @@ class Scope:
         )
 
     def close(self) -> None:
-        """Cancel what runs, make dark, let all devices go. May be called twice."""
-        self.core.mda.cancel()
-        self._closing.close()
+        """Make dark, cancel what runs, let all devices go. May be called twice.
+
+        A run that goes on in another thread is given a moment to end; after an
+        interrupt in its own thread the runner says for ever that it is running.
+        """
+        with self._closing:
+            self.engine.make_dark()
+            self.core.mda.cancel()
+            deadline_s = time.monotonic() + CANCEL_S
+            while self.core.mda.is_running() and time.monotonic() < deadline_s:
+                time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self

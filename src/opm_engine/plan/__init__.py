@@ -7,6 +7,7 @@ useq's events of a burst without iterating the whole sequence.
 
 from opm_engine.plan.describe import describe
 from opm_engine.plan.events import BurstEvents
+from opm_engine.plan.foreign import block_of, is_loose, positions_of, stream_of
 from opm_engine.plan.model import Burst, CameraTiming, PlannedChannel, ScanPlan
 from opm_engine.plan.resolve import plan_scan
 from opm_engine.plan.settings import BLOCK, PlanError, ScanSettings
@@ -24,6 +25,10 @@ __all__ = [
     "ScanPlan",
     "ScanSettings",
     "Stream",
+    "block_of",
     "describe",
+    "is_loose",
     "plan_scan",
+    "positions_of",
+    "stream_of",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from opm_engine.plan.channels import plan_channels, refuse_unequal_interleaved
+from opm_engine.plan.foreign import positions_of
 from opm_engine.plan.model import Axis, PlannedChannel, ScanPlan
 from opm_engine.plan.regular import refuse_irregular
 from opm_engine.plan.scan import (
@@ -19,7 +20,6 @@ from opm_engine.plan.scan import (
     refuse_volts,
 )
 from opm_engine.plan.settings import PlanError, ScanSettings
-from opm_engine.plan.stream import PositionInfo
 
 if TYPE_CHECKING:
     import useq
@@ -53,7 +53,7 @@ def plan_scan(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan:
     axes = _axes(sequence)
     start_um, step_um, n_planes = plan_offsets(sequence, mode)
     n_times, interval_s = _times(sequence)
-    positions = _positions(sequence)
+    positions = positions_of(sequence)
     refuse_unequal_interleaved(axes, channels)
     refuse_volts(microscope, start_um, start_um + step_um * (n_planes - 1))
     refuse_unsettled(microscope, channels, step_um)
@@ -116,20 +116,6 @@ def _times(sequence: useq.MDASequence) -> tuple[int, float]:
     n_times = sequence.sizes["t"]
     interval_s = sequence.time_plan.interval.total_seconds()  # type: ignore[union-attr]  # refuse_irregular let no phases through
     return n_times, interval_s
-
-
-def _positions(sequence: useq.MDASequence) -> tuple[PositionInfo, ...]:
-    if not sequence.stage_positions:
-        return (PositionInfo(name="0"),)
-    return tuple(
-        PositionInfo(
-            name=position.name or str(number),
-            x_um=position.x,
-            y_um=position.y,
-            z_um=position.z,
-        )
-        for number, position in enumerate(sequence.stage_positions)
-    )
 
 
 def _burst_axes(

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from opm_engine.geometry import Geometry, voxel_size
-from opm_engine.plan import BLOCK
+from opm_engine.plan import BLOCK, block_of, is_loose
 from opm_engine.processing.scan import (
     Block,
     Scan,
     VoxelSize,
-    block_of,
     describe_scan,
-    is_known,
 )
 from opm_engine.processing.streaming import Deskewer, warm_up
 from opm_engine.processing.taps import make_taps
@@ -110,7 +108,7 @@ class Deskew:
         self.latency_ms.clear()
         warm_up()
         block = block_of(summary)
-        if block is not None or is_known(sequence):
+        if block is not None or not is_loose(sequence):
             self._start((sequence, summary), sequence, block)
 
     def frameReady(self, image: NDArray[Any], event: useq.MDAEvent, meta: Meta) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.geometry import Geometry, voxel_size
-from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
+from opm_engine.plan import Stream, stream_of
 
 if TYPE_CHECKING:
     import useq
@@ -122,7 +122,13 @@ def describe_scan(
         planes = Stream.model_validate(block["stream"])
         geometry = geometry or Geometry.model_validate(block["geometry"])
     elif geometry is not None:
-        planes = _stream_of(sequence, geometry)
+        pixel_um = geometry.pixel_size_um
+        planes = stream_of(
+            sequence,
+            (geometry.n_rows, geometry.n_columns),
+            "uint16",
+            (geometry.step_um, pixel_um, pixel_um),
+        )
     else:
         msg = (
             "no geometry: the run's metadata have no opm_engine block; "
@@ -130,51 +136,3 @@ def describe_scan(
         )
         raise ValueError(msg)
     return Scan(geometry, planes, voxel_size(geometry.pixel_size_um, voxel_size_um))
-
-
-def block_of(metadata: dict[str, Any]) -> Block | None:
-    """Return our block of summary or frame metadata, if there is one."""
-    block: Block | None = (metadata.get("extra") or {}).get(BLOCK)
-    return block
-
-
-def is_known(sequence: useq.MDASequence) -> bool:
-    """Whether a run was made from a sequence, not from loose events."""
-    # The runner's placeholder for loose events warns when asked for its sizes.
-    plans = sequence.time_plan, sequence.stage_positions, sequence.z_plan
-    return any((*plans, sequence.channels, sequence.grid_plan))
-
-
-def _stream_of(sequence: useq.MDASequence, geometry: Geometry) -> Stream:
-    """Describe the planes of a sequence that another engine plays."""
-    if not is_known(sequence) or sequence.sizes.get("g", 0) > 1:
-        msg = (
-            "Deskew(geometry=...) needs a run made from a sequence, without grid: "
-            "only that says which channels, positions and times will come"
-        )
-        raise ValueError(msg)
-    sizes = sequence.sizes
-    interval = getattr(sequence.time_plan, "interval", None)
-    return Stream(
-        kind="planes",
-        shape=(geometry.n_rows, geometry.n_columns),
-        scale_um=(geometry.step_um, geometry.pixel_size_um, geometry.pixel_size_um),
-        n_planes=sizes.get("z") or 1,
-        n_times=sizes.get("t") or 1,
-        interval_s=interval.total_seconds() if interval else 0.0,
-        channels=tuple(
-            ChannelInfo(name=channel.config, exposure_ms=channel.exposure)
-            for channel in sequence.channels
-        )
-        or (ChannelInfo(name="0"),),
-        positions=tuple(
-            PositionInfo(
-                name=position.name or str(number),
-                x_um=position.x,
-                y_um=position.y,
-                z_um=position.z,
-            )
-            for number, position in enumerate(sequence.stage_positions)
-        )
-        or (PositionInfo(name="0"),),
-    )

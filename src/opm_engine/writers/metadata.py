@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
+from opm_engine.plan import BLOCK, Stream, stream_of
 
 if TYPE_CHECKING:
     import useq
@@ -34,12 +34,6 @@ ARRAY = "0"
 
 SHOWN_COUNTS = 4095
 """Width of the initial display window, where most counts of a camera lie."""
-
-
-def block_of(carrier: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return our block out of a run's summary or a frame's metadata, if it is there."""
-    block: dict[str, Any] | None = (carrier.get("extra") or {}).get(BLOCK)
-    return block
 
 
 def image_attributes(
@@ -117,7 +111,7 @@ def collection(n_images: int) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def stream_of(sequence: useq.MDASequence, summary: Mapping[str, Any]) -> Stream:
+def planes_of(sequence: useq.MDASequence, summary: Mapping[str, Any]) -> Stream:
     """Describe the planes of a run under an engine that is not ours.
 
     Parameters
@@ -132,49 +126,19 @@ def stream_of(sequence: useq.MDASequence, summary: Mapping[str, Any]) -> Stream:
     ValueError
         If the sequence has a grid, or the summary no ``image_infos``.
     """
-    if sequence.sizes.get("g", 0) > 1:
-        msg = "grid_plan: a grid cannot be written; make its points stage_positions"
-        raise ValueError(msg)
     if not summary.get("image_infos"):
         msg = f"neither extra[{BLOCK!r}] nor image_infos say what frames will come"
         raise ValueError(msg)
     image = summary["image_infos"][0]
-    pixel = image.get("pixel_size_um") or 1.0
-    interval = getattr(sequence.time_plan, "interval", None)
-    return Stream(
-        kind="planes",
-        shape=(image["height"], image["width"]),
-        dtype=image["dtype"],
-        scale_um=(_step_um(sequence) or 1.0, pixel, pixel),
-        n_planes=sequence.sizes.get("z", 0) or 1,
-        n_times=sequence.sizes.get("t", 0) or 1,
-        interval_s=interval.total_seconds() if interval else 0.0,
-        channels=_channels(sequence),
-        positions=_positions(sequence),
+    pixel_um = image.get("pixel_size_um") or 1.0
+    return stream_of(
+        sequence,
+        (image["height"], image["width"]),
+        image["dtype"],
+        (_step_um(sequence) or 1.0, pixel_um, pixel_um),
     )
 
 
 def _step_um(sequence: useq.MDASequence) -> float:
     offsets = list(sequence.z_plan or ())
     return math.fabs(offsets[1] - offsets[0]) if len(offsets) > 1 else 0.0
-
-
-def _channels(sequence: useq.MDASequence) -> tuple[ChannelInfo, ...]:
-    channels = tuple(
-        ChannelInfo(name=channel.config, exposure_ms=channel.exposure)
-        for channel in sequence.channels
-    )
-    return channels or (ChannelInfo(name="0"),)
-
-
-def _positions(sequence: useq.MDASequence) -> tuple[PositionInfo, ...]:
-    positions = tuple(
-        PositionInfo(
-            name=position.name or str(p),
-            x_um=position.x,
-            y_um=position.y,
-            z_um=position.z,
-        )
-        for p, position in enumerate(sequence.stage_positions)
-    )
-    return positions or (PositionInfo(name="0"),)

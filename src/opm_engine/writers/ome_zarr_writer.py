@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pymmcore_plus import GeneratorMDASequence
 
-from opm_engine.plan import Stream
+from opm_engine.plan import Stream, block_of, is_loose
 from opm_engine.writers import paths
-from opm_engine.writers.metadata import block_of, stream_of
+from opm_engine.writers.metadata import planes_of
 from opm_engine.writers.shards import (
     SHARD_BYTES,
     Index,
@@ -126,8 +125,8 @@ class OMEZarrWriter:
             self._summary = summary
             if block := block_of(summary):
                 self._open(Stream.model_validate(block["stream"]), block)
-            elif not _is_placeholder(sequence):
-                self._open(stream_of(sequence, summary), {})
+            elif not is_loose(sequence):
+                self._open(planes_of(sequence, summary), {})
             # else its first frame tells more
 
     def frameReady(
@@ -182,7 +181,7 @@ class OMEZarrWriter:
             if event.sequence is None:
                 msg = "a frame came, but nothing said what frames will come"
                 raise ValueError(msg)
-            return self._open(stream_of(event.sequence, self._summary), {})
+            return self._open(planes_of(event.sequence, self._summary), {})
         if block:
             _refuse_change(self._run.stream, Stream.model_validate(block["stream"]))
         return self._run
@@ -210,14 +209,6 @@ class OMEZarrWriter:
 class _Run(NamedTuple):
     stream: Stream
     shards: PlaneShards | VolumeShards
-
-
-def _is_placeholder(sequence: useq.MDASequence) -> bool:
-    """Whether the events come from a list or an iterator, not from this sequence."""
-    # The order matters: reading the sizes of the runner's placeholder warns.
-    return isinstance(sequence, GeneratorMDASequence) or not any(
-        sequence.sizes.values()
-    )
 
 
 def _refuse_change(before: Stream, now: Stream) -> None:

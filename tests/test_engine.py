@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import socket
 import threading
@@ -24,6 +25,7 @@ from opm_engine import (
 from opm_engine.accounts import FrameAccountError
 from opm_engine.bursts import BurstEvent
 from opm_engine.plan import BLOCK
+from opm_engine.simulation.board import Board
 from sequences import TWO_CHANNELS, scan, settings
 from twins import Breaks, Broken, Collect, Ruler, opened, read
 
@@ -296,22 +298,54 @@ def test_a_board_that_fails_while_arming() -> None:
         assert_runs(scope)
 
 
-@pytest.mark.parametrize("missed", [1, 10, 21], ids=lambda n: f"exposure-{n}")
-def test_a_missed_exposure_is_an_error(missed: int) -> None:
+def see(board: Board, exposure: int, how_often: int) -> None:
+    """Make the board see both edges of one exposure, from 1, so many times."""
+    begun = itertools.count(1)
+    now = 0
+
+    def filtered(level: bool, time_s: float) -> int:
+        nonlocal now
+        now = next(begun) if level else now
+        return how_often if now == exposure else 1
+
+    board.edge_filter = filtered
+
+
+@pytest.mark.parametrize("how_often", [0, 2], ids=["missed", "doubled"])
+@pytest.mark.parametrize("exposure", [2, 10, 21], ids=lambda n: f"exposure-{n}")
+def test_a_slip_is_an_error_however_late_it_is_seen(
+    exposure: int, how_often: int
+) -> None:
     """The camera exposes on, so in the end the board has seen exposures enough."""
     with opened() as scope:
-        board, seen = scope.twin.board, 0
+        see(scope.twin.board, exposure, how_often)
+        # after the first frame software sleeps until long after the last one
+        pauses_s = iter([0.3])
 
-        def miss_one(level: bool, time_s: float) -> int:
-            nonlocal seen
-            seen += level
-            return 0 if seen == missed else 1
+        def stall(image, event, meta):
+            time.sleep(next(pauses_s, 0))
 
-        board.edge_filter = miss_one
-        with pytest.raises(FrameAccountError, match="planned exposures"):
+        scope.core.mda.events.frameReady.connect(stall)
+        message = rf"exposure {exposure} of 21 came .* before, 5\S* ms planned"
+        with pytest.raises(FrameAccountError, match=message):
             scope.core.mda.run(SCAN)
         assert_dark(scope)
-        board.edge_filter = None
+        scope.twin.board.edge_filter = None
+        scope.core.mda.events.frameReady.disconnect(stall)
+        assert_runs(scope)
+
+
+def test_a_first_exposure_that_is_missed_is_missing_in_the_end() -> None:
+    """It leaves no gap; a camera that does not expose on cannot make up for it."""
+    with opened() as scope:
+        scope.core._pydevices["Camera"].stall_after = 21
+        see(scope.twin.board, 1, 0)
+        message = "21 popped, but 20 planned exposures"
+        with pytest.raises(FrameAccountError, match=message):
+            scope.core.mda.run(SCAN)
+        assert_dark(scope)
+        scope.core._pydevices["Camera"].stall_after = None
+        scope.twin.board.edge_filter = None
         assert_runs(scope)
 
 
@@ -342,6 +376,20 @@ def test_nothing_is_left_after_close() -> None:
     host, port = address.split(":")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=1)
+
+
+def test_close_while_running() -> None:
+    sequence = scan(time_plan={"interval": 0, "loops": 1000})
+    with opened() as scope:
+        run = scope.core.run_mda(sequence)
+        while not scope.twin.board.line("port1/line1"):
+            time.sleep(0.01)
+        board = scope.twin.board
+        scope.close()
+        run.join(5)
+        assert not run.is_alive()
+        assert not board.line("port1/line1")
+        assert board.open_tasks() == []
 
 
 def test_close_twice_and_reopen() -> None:

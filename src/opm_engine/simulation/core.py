@@ -7,6 +7,7 @@ tell the camera to stop, a ring that holds whole frames, a clean end. Knows no e
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pymmcore
@@ -129,7 +130,8 @@ def simulated_core(
     SimulatedCore
         ``close`` it when done.
     """
-    core = SimulatedCore()
+    # It needs no device adapters; asked for none, pymmcore-plus logs an error.
+    core = SimulatedCore(mm_path=str(Path(__file__).parent))
     lasers = SimulatedLasers(microscope.laser_names)
     stage, focus = SimulatedXYStage(), SimulatedFocus()
 

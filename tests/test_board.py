@@ -268,6 +268,119 @@ class TestEdges:
         assert board.volts("ao0") == 1.0
 
 
+def stamping(
+    board: Board, source: str = "/Dev1/PFI0", *, rising: bool = True, n: int | None
+) -> None:
+    """A running counter of the 100 kHz timebase, sampled by a terminal's edges."""
+    board.create_task("stamps")
+    board.add_edge_counter("stamps", "Dev1/ctr0", "", rising=True, initial=7)
+    board.count_edges_of("stamps", "/Dev1/100kHzTimebase")
+    board.clock_by_edges("stamps", source, 1000, rising=rising, samples=n)
+    board.start("stamps")
+
+
+class TestStamps:
+    @pytest.mark.parametrize("rising", [True, False], ids=["rising", "falling"])
+    def test_ticks_since_the_start(self, board: Board, rising: bool) -> None:
+        stamping(board, rising=rising, n=None)
+        start_s = board._latest_s
+        pulses(board, 3)
+        first = 7 + (1.0 + (0 if rising else 0.004) - start_s) * 1e5
+        ticks = board.read_counts("stamps", -1)
+        assert ticks[0] == pytest.approx(first, abs=1)
+        assert np.diff(ticks) == pytest.approx(1000, abs=1)
+
+    def test_every_change_of_a_line(self, board: Board) -> None:
+        detecting(board)
+        stamping(board, EVENT, n=None)
+        pulses(board, 2)
+        ticks = board.read_counts("stamps", -1)
+        assert np.diff(ticks) == pytest.approx([400, 600, 400], abs=1)
+
+    def test_samples_are_read_once_and_oldest_first(self, board: Board) -> None:
+        stamping(board, n=None)
+        pulses(board, 3)
+        task = board.task("stamps")
+        assert (task.waiting, task.acquired) == (3, 3)
+        (first,) = board.read_counts("stamps", 1)
+        second = board.read_count("stamps")
+        assert second - first == pytest.approx(1000, abs=1)
+        assert (task.waiting, task.acquired) == (1, 3)
+        with pytest.raises(BoardError) as refusal:
+            board.read_counts("stamps", 2)
+        assert refusal.value.code == -200284
+        board.stop("stamps")
+        board.start("stamps")
+        assert (task.waiting, task.acquired) == (0, 0)
+
+    def test_a_late_cable_is_stamped_with_its_own_time(self, board: Board) -> None:
+        """Software that writes meanwhile must not bend the camera's time."""
+        stamping(board, n=None)
+        pulses(board, 1)
+        board._stamp(1.013)
+        pulses(board, 1, first_s=1.01)
+        assert board.digital_trace("PFI0", *ALWAYS)[0][-1] == 1.014
+        assert np.diff(board.read_counts("stamps", -1)) == pytest.approx(1000, abs=1)
+
+    def test_the_count_has_32_bits(self, board: Board) -> None:
+        stamping(board, n=None)
+        before_s = board._latest_s + 2**32 / 1e5 - 1
+        for k in range(2):
+            board.drive("PFI0", True, before_s + 2 * k)
+            board.drive("PFI0", False, before_s + 2 * k + 1)
+        high, low = board.read_counts("stamps", -1)
+        assert low < 2e5 < high < 2**32
+        assert (low - high) % 2**32 == pytest.approx(2e5, abs=1)
+
+    def test_a_full_buffer_stops_this_task_alone(self, board: Board) -> None:
+        detecting(board)
+        clocked(board, "lasers", [[1], [0]], None)
+        stamping(board, EVENT, n=None)
+        board.task("stamps").input_buffer = 10
+        pulses(board, 5)
+        assert board.task("stamps").waiting == 10
+        pulses(board, 1, first_s=2.0)
+        for act in (
+            lambda: board.task("stamps").waiting,
+            lambda: board.read_counts("stamps", -1),
+            lambda: board.stop("stamps"),
+        ):
+            with pytest.raises(BoardError) as refusal:
+                act()
+            assert refusal.value.code == -200222
+        assert board.task("lasers").generated == 12
+
+    def test_a_finite_number(self, board: Board) -> None:
+        stamping(board, n=2)
+        pulses(board, 1)
+        assert not board.task("stamps").done
+        pulses(board, 3, first_s=2.0)
+        assert board.task("stamps").done
+        assert len(board.read_counts("stamps", -1)) == 2
+
+    def test_a_timebase_without_a_clock_counts_software_time(
+        self, board: Board
+    ) -> None:
+        board.create_task("count")
+        board.add_edge_counter("count", "Dev1/ctr0", "", rising=True, initial=0)
+        board.count_edges_of("count", "20MHzTimebase")
+        board.start("count")
+        first = board.read_count("count")
+        board.drive("PFI0", True, board._latest_s + 10)
+        assert board.read_count("count") - first >= 200e6
+        with pytest.raises(BoardError) as refusal:
+            board.read_counts("count", -1)
+        assert refusal.value.code == -200452
+
+    def test_two_counters_have_two_clocks(self, board: Board) -> None:
+        stamping(board, n=None)
+        board.create_task("other")
+        board.add_edge_counter("other", "Dev1/ctr1", "", rising=True, initial=0)
+        board.clock_by_edges("other", EVENT, 1000, rising=True, samples=None)
+        board.start("other")
+        assert {"ctr0", "ctr1"} <= board.reserved()
+
+
 def test_channel_lists() -> None:
     assert expand("Dev1/ao0:2, Dev1/ao5") == [
         *(f"Dev1/ao{k}" for k in range(3)),
@@ -287,12 +400,19 @@ REFUSED = {
     "no such counter": ("ci", "Dev1/ctr4", -200170),
 }
 
+COUNTED = {
+    "no terminal": ("/Dev1/Nothing", -200040),
+    "no timebase": ("/Dev1/10kHzTimebase", -200040),
+    "other device": ("/Dev2/100kHzTimebase", -200220),
+}
+
 CLOCKS = {
     "slow port": ("port1/line0", 1e3, EVENT, -200452),
     "too fast": ("port0/line0", 1e8, EVENT, -200077),
     "no rate": ("port0/line0", 0.0, EVENT, -200077),
     "no terminal": ("port0/line0", 1e3, "/Dev1/Nothing", -200040),
     "other device": ("port0/line0", 1e3, "/Dev2/PFI0", -200220),
+    "a timebase": ("port0/line0", 1e3, "/Dev1/100kHzTimebase", -89136),
 }
 
 
@@ -341,6 +461,62 @@ class TestThroughNidaqmx:
             np.testing.assert_allclose(times_s[1:], expected)
         assert board.analog_trace("ao1", *ALWAYS)[1].tolist() == [0, -1, -2, -3, 0, -1]
         assert not board.open_tasks()
+
+    def test_stamps(self, board: Board, options: GrpcSessionOptions) -> None:
+        with new(options) as task:
+            channel = task.ci_channels.add_ci_count_edges_chan("Dev1/ctr0")
+            channel.ci_count_edges_term = "/Dev1/100kHzTimebase"
+            task.timing.cfg_samp_clk_timing(
+                1000,
+                "/Dev1/PFI0",
+                active_edge=Edge.FALLING,
+                sample_mode=AcquisitionType.CONTINUOUS,
+                samps_per_chan=12_345,
+            )
+            assert task.in_stream.input_buf_size == 12_345
+            task.start()
+            stream, reader = task.in_stream, CounterReader(task.in_stream)
+            assert stream.avail_samp_per_chan == 0
+            pulses(board, 5)
+            assert stream.avail_samp_per_chan == 5
+            ticks = np.zeros(5, np.uint32)
+            assert reader.read_many_sample_uint32(ticks[:2], 2, timeout=0) == 2
+            assert stream.avail_samp_per_chan == 3
+            assert reader.read_many_sample_uint32(ticks[2:]) == 3  # all available
+            assert np.diff(ticks) == pytest.approx(1000, abs=1)
+            assert stream.total_samp_per_chan_acquired == 5
+            with pytest.raises(DaqError) as refusal:
+                reader.read_many_sample_uint32(ticks, 5, timeout=0)
+            assert refusal.value.error_code == -200284
+            pulses(board, 5, first_s=2.0)
+            reader.verify_array_shape = False
+            with pytest.raises(DaqError) as refusal:
+                reader.read_many_sample_uint32(ticks[:4], 5)
+            assert refusal.value.error_code == -200229
+            assert stream.avail_samp_per_chan == 5
+
+    def test_the_input_buffer_is_no_smaller_than_the_driver_makes_it(
+        self, options: GrpcSessionOptions
+    ) -> None:
+        with new(options) as task:
+            task.ci_channels.add_ci_count_edges_chan("Dev1/ctr0")
+            for rate_hz, least in [(100, 1_000), (1e4, 10_000), (1e5, 100_000)]:
+                task.timing.cfg_samp_clk_timing(
+                    rate_hz, EVENT, sample_mode=AcquisitionType.CONTINUOUS
+                )
+                assert task.in_stream.input_buf_size == least
+            task.in_stream.input_buf_size = 20
+            assert task.in_stream.input_buf_size == 20
+
+    @pytest.mark.parametrize(("terminal", "code"), COUNTED.values(), ids=COUNTED)
+    def test_what_cannot_be_counted(
+        self, options: GrpcSessionOptions, terminal: str, code: int
+    ) -> None:
+        with new(options) as task:
+            channel = task.ci_channels.add_ci_count_edges_chan("Dev1/ctr0")
+            with pytest.raises(DaqError) as refusal:
+                channel.ci_count_edges_term = terminal
+        assert refusal.value.error_code == code
 
     def test_on_demand(self, board: Board, options: GrpcSessionOptions) -> None:
         with new(options) as task:

@@ -1,5 +1,11 @@
 """Frame accounts: asked, popped and seen by the board must be one number.
 
+That number can come out right although light and galvo slipped against the camera: one
+that exposes on makes up for an exposure that the board missed. So every planned
+exposure must also have come in time. What remains is an exposure missed before the
+first one seen: it leaves no gap, and only a comparison that is prompt enough, within
+one exposure of a frame's arrival, can find it.
+
 Separate from the engine because it is bookkeeping, and because reports read it.
 """
 
@@ -44,8 +50,10 @@ class Accounts:
         Raises
         ------
         FrameAccountError
-            If the board has seen fewer exposures than frames were popped.
+            If the board has seen fewer exposures than frames were popped, or one too
+            early or too late.
         """
+        _refuse_irregular(burst, popped, seen)
         if seen.planned < popped:
             raise FrameAccountError(_message(burst, popped, seen))
 
@@ -54,7 +62,7 @@ class Accounts:
         burst: Burst,
         popped: int,
         seen: ExposureCount,
-        trailing: int,
+        stopped: ExposureCount,
         usual_trailing: int | Literal["until_stopped"],
     ) -> None:
         """Add one burst's figures.
@@ -67,28 +75,45 @@ class Accounts:
         seen : ExposureCount
             Of the board when the last frame was popped: a camera that exposes on
             makes up for missed exposures soon after.
-        trailing : int
-            Exposures after the last asked one, once the camera has stopped.
+        stopped : ExposureCount
+            Of the board once the camera has stopped: every planned exposure is judged.
         usual_trailing : int or "until_stopped"
             How many the camera is known for.
 
         Raises
         ------
         FrameAccountError
-            If they differ, or more exposures followed than is usual for the camera.
+            If they differ, an exposure came too early or too late, or more followed
+            than is usual for the camera.
         """
+        trailing = stopped.total - burst.n_frames
         self.asked += burst.n_frames
         self.popped += popped
         self.counted += seen.planned
         self.trailing += trailing
+        _refuse_irregular(burst, popped, stopped)
         if not burst.n_frames == popped == seen.planned:
             raise FrameAccountError(_message(burst, popped, seen))
+        if trailing < 0:
+            msg = f"{_message(burst, popped, seen)}; {-trailing} without a time stamp"
+            raise FrameAccountError(msg)
         if usual_trailing != "until_stopped" and trailing > usual_trailing:
             msg = (
                 f"{_message(burst, popped, seen)}; {trailing} exposures after the last "
                 f"frame (camera.trailing_exposures = {usual_trailing})"
             )
             raise FrameAccountError(msg)
+
+
+def _refuse_irregular(burst: Burst, popped: int, seen: ExposureCount) -> None:
+    if seen.irregular is None:
+        return
+    exposure, interval_ms, planned_ms = seen.irregular
+    msg = (
+        f"{_message(burst, popped, seen)}; exposure {exposure + 1} of {burst.n_frames} "
+        f"came {interval_ms:.4g} ms after the one before, {planned_ms:.4g} ms planned"
+    )
+    raise FrameAccountError(msg)
 
 
 def _message(burst: Burst, popped: int, seen: ExposureCount) -> str:

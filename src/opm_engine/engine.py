@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import useq
+from pymmcore_plus import GeneratorMDASequence
 from pymmcore_plus.core import SequencedEvent
 from pymmcore_plus.mda import MDAEngine
-from pymmcore_plus.mda._generator_sequence import GeneratorMDASequence
 
 from opm_engine import instrument
 from opm_engine.accounts import Accounts
@@ -263,7 +263,7 @@ class OPMEngine(MDAEngine):
             burst,
             popped,
             seen,
-            trailing=self.daq.count().total - burst.n_frames,
+            stopped=self.daq.count(),
             usual_trailing=self.microscope.camera.trailing_exposures,
         )
 

@@ -71,6 +71,9 @@ def refuse_device(
     needed["daq.counter"] = daq.counter
     if daq.laser_enable is not None:
         needed["daq.laser_enable"] = daq.laser_enable
+    terminal = microscope.camera.exposure_out.terminal
+    if not terminal.startswith("PFI"):
+        needed["camera.exposure_out.terminal"] = terminal
     for field, channel in needed.items():
         if channel not in channels:
             msg = f"{field}: {daq.device} ({product}) has no {channel}"
@@ -80,13 +83,6 @@ def refuse_device(
     if not any(low <= low_v and high_v <= high for low, high in ranges_v):
         volts = f"{low_v:g}..{high_v:g} V"
         msg = f"daq.galvo.range_v: {daq.device} ({product}) cannot put out {volts}"
-        raise DaqError(msg)
-    terminal = microscope.camera.exposure_out.terminal
-    if not terminal.startswith("PFI"):
-        msg = (
-            f"camera.exposure_out.terminal: {terminal} can be watched but not "
-            "counted; wire it to a PFI terminal"
-        )
         raise DaqError(msg)
 
 
@@ -102,6 +98,8 @@ def _refuse_shapes(waveform: Waveform) -> None:
     if waveform.n_samples < 2 or waveform.n_samples % 2:
         msg = f"waveform: n_samples = {waveform.n_samples} is not two for each exposure"
         raise DaqError(msg)
+    if not waveform.period_ms > 0:
+        raise DaqError(f"waveform: period_ms = {waveform.period_ms} is no period")
 
 
 def _refuse_lines(waveform: Waveform, laser_lines: tuple[str, ...]) -> None:

@@ -41,6 +41,8 @@ class Waveform:
         Volts written and settled before the first edge.
     settle_ms : float
         Time to wait after ``initial_v`` was reached.
+    period_ms : float
+        From frame to frame: each edge follows the one before the last after this.
     n_samples : int
         Edges to answer in all; even, since a frame has two.
     max_rate_hz : float
@@ -53,8 +55,19 @@ class Waveform:
     channels: tuple[str, ...]
     initial_v: NDArray[np.float64]
     settle_ms: float
+    period_ms: float
     n_samples: int
     max_rate_hz: float
+
+
+class Irregularity(NamedTuple):
+    """An exposure that did not follow the one before it after a frame period."""
+
+    exposure: int
+    """Counted from 0, as the board saw them."""
+    interval_ms: float
+    """After the one before."""
+    planned_ms: float
 
 
 class ExposureCount(NamedTuple):
@@ -64,6 +77,13 @@ class ExposureCount(NamedTuple):
     """Exposures that were answered with planned samples."""
     total: int
     """All exposures, those after the last planned one included."""
+    irregular: Irregularity | None = None
+    """The first of the planned exposures that came too early or too late.
+
+    From there on light and galvo may be out of phase with the camera, even if the
+    numbers agree: a camera that exposes on makes up for what the board has missed.
+    Exposures missed before the first one seen cannot show here.
+    """
 
 
 class Daq(Protocol):

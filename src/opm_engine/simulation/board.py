@@ -8,30 +8,24 @@ camera or a laser is.
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from opm_engine.simulation.board_tasks import (
     CHANGE_DETECTION,
     BoardError,
-    Channel,
     Kind,
-    SampleClock,
     State,
     Task,
-    channels_of,
-    refuse_clock,
     refuse_volts,
 )
 from opm_engine.simulation.clock import SimClock
-from opm_engine.simulation.pins import Pins
-from opm_engine.simulation.products import expand
+from opm_engine.simulation.task_book import TaskBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Board(Pins):
+class Board(TaskBook):
     """One board, its tasks and the levels of its pins. Thread-safe.
 
     Parameters
@@ -52,8 +46,6 @@ class Board(Pins):
         a missed edge, 2 a doubled one; None sees each once.
     power_up : dict
         Line → level after a reset; low if absent.
-    calls : deque of str
-        The driver's latest calls, oldest first.
     """
 
     def __init__(
@@ -64,15 +56,9 @@ class Board(Pins):
         clock: SimClock | None = None,
         history_s: float = 10.0,
     ) -> None:
-        super().__init__(name, product, history_s)
+        super().__init__(name, product, clock or SimClock(), history_s)
         self.edge_filter: Callable[[bool, float], int] | None = None
         self.power_up: dict[str, bool] = {}
-        self.calls: deque[str] = deque(maxlen=10_000)
-        self._clock = clock or SimClock()
-        self._tasks: dict[str, Task] = {}
-        self._holders: dict[str, Task] = {}
-        self._faults: dict[str, list[int]] = {}
-        self._unnamed = Counter[str]()
 
     def drive(self, terminal: str, level: bool, time_s: float) -> None:
         """Put a level on an input pin, as a cable does.
@@ -82,7 +68,8 @@ class Board(Pins):
         terminal : str
             Like ``"PFI0"`` or ``"port1/line0"``.
         time_s : float
-            Simulated time; moved up to the latest thing that happened on the board.
+            Simulated time. A cable may be late; outputs then change at the latest
+            time of anything on the board, but a timebase has counted until ``time_s``.
         """
         line = self._line(terminal)
         with self._lock:
@@ -92,165 +79,7 @@ class Board(Pins):
             self._lines[line].set(level, now_s)
             seen = 1 if self.edge_filter is None else self.edge_filter(level, now_s)
             for _ in range(seen):
-                self._signal(line, level, now_s)
-
-    def open_tasks(self) -> list[str]:
-        """Names of the tasks that were created and not cleared."""
-        with self._lock:
-            return list(self._tasks)
-
-    def reserved(self) -> set[str]:
-        """Pins, counters and timing engines that some task holds."""
-        with self._lock:
-            return set(self._holders)
-
-    def fail(self, rpc: str, code: int, after: int = 0) -> None:
-        """Make the (after + 1)-th next call of ``rpc`` fail once with ``code``."""
-        with self._lock:
-            plan = self._faults.setdefault(rpc, [])
-            plan += [0] * (after + 1 - len(plan))
-            plan[after] = code
-
-    def called(self, rpc: str) -> None:
-        """Record a call of the driver; raise the fault that was planned for it."""
-        with self._lock:
-            self.calls.append(rpc)
-            plan = self._faults.get(rpc)
-            code = plan.pop(0) if plan else 0
-        if code:
-            raise BoardError(code)
-
-    def task(self, name: str) -> Task:
-        """Look a task up; -200088 if there is none."""
-        with self._lock:
-            if name not in self._tasks:
-                raise BoardError(-200088, name)
-            return self._tasks[name]
-
-    def idle(self, name: str) -> Task:
-        """Look a task up for a change of settings; -200479 if it runs."""
-        task = self.task(name)
-        if task.state is State.RUNNING:
-            raise BoardError(-200479)
-        return task
-
-    def create_task(self, name: str, *, attach: bool = False) -> tuple[str, bool]:
-        """Create an empty task, or attach to the one of that name.
-
-        Returns
-        -------
-        name : str
-        created : bool
-        """
-        with self._lock:
-            if name in self._tasks:
-                if not attach:
-                    raise BoardError(-200089, name)
-                return name, False
-            if not name:
-                name = f"_unnamedTask<{self._unnamed['tasks']}>"
-                self._unnamed["tasks"] += 1
-            self._tasks[name] = Task(name)
-            return name, True
-
-    def add_lines(
-        self, name: str, kind: Kind, lines: str, alias: str, *, together: bool
-    ) -> None:
-        """Add digital channels: one for all lines, or one for each."""
-        wanted = [line for part in expand(lines) for line in self._port_lines(part)]
-        names = [f"{self.name}/{line}" for line in wanted]
-        groups: list[tuple[str, ...]] = [(line,) for line in wanted]
-        if together:
-            groups = [tuple(wanted)]
-            names = [names[0] + ("..." if len(wanted) > 1 else "")]
-        self._add(name, kind, channels_of(groups, names, alias))
-
-    def add_ao(
-        self, name: str, channels: str, alias: str, low_v: float, high_v: float
-    ) -> None:
-        """Add analog outputs; -200077 if the range is beyond the board."""
-        lowest_v, highest_v = self.product.ao_range_v
-        if not lowest_v <= low_v < high_v <= highest_v:
-            raise BoardError(-200077, f"AO.Min, AO.Max = {low_v}, {high_v}")
-        pins = [self._channel(channel) for channel in expand(channels)]
-        names = [f"{self.name}/{pin}" for pin in pins]
-        self._add(name, Kind.AO, channels_of([(pin,) for pin in pins], names, alias))
-
-    def add_edge_counter(
-        self, name: str, counter: str, alias: str, *, rising: bool, initial: int
-    ) -> None:
-        """Make a task count edges; its terminal is set afterwards."""
-        pin = self._local(counter)
-        counters = self.product.counter_channels()
-        if pin not in counters:
-            raise BoardError(-200170, counter)
-        source = self.product.counter_sources[counters.index(pin)]
-        with self._lock:
-            channels = channels_of([(pin,)], [f"{self.name}/{pin}"], alias)
-            self._add(name, Kind.CI, channels)
-            task = self.task(name)
-            task.counts_rising = rising
-            task.initial_count = initial
-            task.source = self._line(source)
-
-    def count_edges_of(self, name: str, terminal: str) -> None:
-        """Set the terminal whose edges a counter counts."""
-        with self._lock:
-            self.idle(name).source = self._terminal(terminal)
-
-    def clock_by_edges(
-        self,
-        name: str,
-        source: str,
-        rate_hz: float,
-        *,
-        rising: bool,
-        samples: int | None,
-    ) -> None:
-        """Clock a buffered output by the edges of a terminal.
-
-        Raises
-        ------
-        NotImplementedError
-            For the onboard clock.
-        """
-        if source.lower() in ("", "onboardclock"):
-            raise NotImplementedError("the onboard sample clock")
-        with self._lock:
-            task = self.idle(name)
-            refuse_clock(task, self.product, rate_hz, samples)
-            task.clock = SampleClock(self._terminal(source), rising, samples)
-
-    def clock_by_changes(
-        self, name: str, rising: str, falling: str, samples: int | None
-    ) -> None:
-        """Make a digital input task raise change detection events."""
-        up = frozenset(self._line(line) for line in expand(rising))
-        down = frozenset(self._line(line) for line in expand(falling))
-        with self._lock:
-            task = self.idle(name)
-            if not self.product.change_detection or task.kind is not Kind.DI:
-                raise BoardError(-200452)
-            if not (up | down) <= set(task.pins):
-                raise BoardError(-200077, "Lines that are not in the task.")
-            task.rising_lines, task.falling_lines = up, down
-            task.clock = SampleClock("", True, samples)
-
-    def commit(self, name: str) -> None:
-        """Hold the task's resources until it is cleared or unreserved."""
-        with self._lock:
-            task = self.task(name)
-            self._reserve(task)
-            task.committed = True
-            if task.state is State.IDLE:
-                task.state = State.COMMITTED
-
-    def release(self, name: str) -> None:
-        """Stop and give all resources back; the task can be started again."""
-        with self._lock:
-            task = self.task(name)
-            task.committed = False
-            self._halt(task)
+                self._signal(line, level, time_s, now_s)
 
     def start(self, name: str) -> None:
         """Start from sample 0; nothing to do if it runs."""
@@ -260,7 +89,7 @@ class Board(Pins):
                 return
             task.refuse_start()
             self._reserve(task)
-            task.rewind()
+            task.rewind(self._stamp(self._clock.now()))
             task.state = State.RUNNING
 
     def stop(self, name: str) -> None:
@@ -271,12 +100,6 @@ class Board(Pins):
             self._halt(task)
             if error:
                 raise BoardError(error)
-
-    def clear(self, name: str) -> None:
-        """Stop, release and forget."""
-        with self._lock:
-            self.release(name)
-            del self._tasks[name]
 
     def write(
         self, name: str, samples: Sequence[Sequence[float]], *, auto_start: bool
@@ -316,10 +139,37 @@ class Board(Pins):
             return [bool(self._lines[pin].value) for pin in task.pins]
 
     def read_count(self, name: str) -> int:
-        """Edges counted since start; starts the counter if it does not run."""
+        """What a counter holds now; if it is clocked, its oldest unread sample.
+
+        Starts the counter if it does not run.
+        """
         with self._lock:
+            task = self.task(name)
+            if task.clock is not None:
+                return self.read_counts(name, 1)[0]
             self.start(name)
-            return self.task(name).counted
+            return task.count_at(self._stamp(self._clock.now()))
+
+    def read_counts(self, name: str, wanted: int) -> list[int]:
+        """Take the oldest samples out of a clocked counter's buffer; -1 takes all.
+
+        Raises
+        ------
+        BoardError
+            -200452 if the counter has no clock, -200284 if there are fewer samples
+            (nothing is waited for), the task's own error if it has failed.
+        """
+        with self._lock:
+            task = self.task(name)
+            if task.clock is None:
+                raise BoardError(-200452, "A counter without a sample clock.")
+            self.start(name)
+            if task.error:
+                raise BoardError(task.error)
+            n_samples = len(task.unread) if wanted < 0 else wanted
+            if n_samples > len(task.unread):
+                raise BoardError(-200284)
+            return [task.unread.popleft() for _ in range(n_samples)]
 
     def reset(self) -> None:
         """Abort every task, outputs to what the product does after a reset."""
@@ -336,33 +186,6 @@ class Board(Pins):
                 for trace in self._volts.values():
                     trace.set(0.0, now_s)
 
-    def _add(self, name: str, kind: Kind, channels: list[Channel]) -> None:
-        with self._lock:
-            task = self.idle(name)
-            if task.kind not in (None, kind):
-                raise BoardError(-200452, "Channels of two kinds in one task.")
-            task.kind = kind
-            task.channels += channels
-
-    def _reserve(self, task: Task) -> None:
-        for resource in task.resources():
-            holder = self._holders.get(resource, task)
-            if holder is not task:
-                digital = resource.startswith("port")
-                raise BoardError(
-                    -200587 if digital else -50103, f"{resource}: {holder.name}"
-                )
-        self._holders.update(dict.fromkeys(task.resources(), task))
-
-    def _halt(self, task: Task) -> None:
-        task.state = State.COMMITTED if task.committed else State.IDLE
-        if not task.committed:
-            self._holders = {
-                resource: holder
-                for resource, holder in self._holders.items()
-                if holder is not task
-            }
-
     def _fill(
         self, task: Task, samples: Sequence[Sequence[float]], auto_start: bool
     ) -> None:
@@ -373,23 +196,23 @@ class Board(Pins):
         if auto_start:
             self.start(task.name)
 
-    def _signal(self, source: str, rising: bool, time_s: float) -> None:
+    def _signal(self, source: str, rising: bool, time_s: float, now_s: float) -> None:
         changed = False
         for task in self._tasks.values():
             if task.state is not State.RUNNING:
                 continue
             if task.kind is Kind.CI:
-                task.counted += task.source == source and task.counts_rising == rising
+                task.see(source, rising, time_s)
             elif task.kind is Kind.DI:
                 changed |= not task.done and task.detects(source, rising)
             else:
                 sample = task.next_sample(source, rising)
                 if sample is not None:
-                    self._put_out(task, sample, time_s)
+                    self._put_out(task, sample, now_s)
         if changed:
             # the event is a pulse: both of its edges count
-            self._signal(CHANGE_DETECTION, True, time_s)
-            self._signal(CHANGE_DETECTION, False, time_s)
+            self._signal(CHANGE_DETECTION, True, time_s, now_s)
+            self._signal(CHANGE_DETECTION, False, time_s, now_s)
 
     def _put_out(self, task: Task, sample: Sequence[float], time_s: float) -> None:
         traces = self._volts if task.kind is Kind.AO else self._lines

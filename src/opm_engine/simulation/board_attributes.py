@@ -70,6 +70,9 @@ TASK: dict[int, Callable[[Task], Any]] = {
     0x192B: lambda task: task.generated,
     0x186D: lambda task: len(task.samples),
     0x186C: lambda task: task.input_buffer or 0,
+    0x1223: lambda task: task.waiting,
+    0x192A: lambda task: task.acquired,
+    0x31E8: lambda task: task.waiting,  # what a read of all available reads
     0x0697: lambda task: _RISING if task.counts_rising else _FALLING,
 }
 

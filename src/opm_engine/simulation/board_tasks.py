@@ -6,11 +6,15 @@ other task and moves no pin. `BoardError` carries NI's own codes.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from opm_engine.simulation.products import TIMEBASES_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +35,8 @@ ERRORS = {
     -200170: "Physical channel specified does not exist on this device.",
     -200220: "Device identifier is invalid.",
     -200222: "Acquisition has been stopped to prevent an input buffer overwrite.",
+    -200229: "Buffer is too small to fit the read data.",
+    -200284: "Some or all of the samples requested have not yet been acquired.",
     -200290: "Generation has been stopped to prevent regeneration of old samples.",
     -200452: "Specified property is not applicable to the task.",
     -200462: "Generation cannot be started: nothing was written to the buffer.",
@@ -144,10 +150,12 @@ class Task:
     falling_lines: frozenset[str] = frozenset()
     input_buffer: int | None = None
     acquired: int = 0
+    unread: deque[int] = field(default_factory=deque)
     counted: int = 0
     initial_count: int = 0
     source: str = ""
     counts_rising: bool = True
+    started_s: float = 0.0
 
     @property
     def pins(self) -> tuple[str, ...]:
@@ -161,15 +169,23 @@ class Task:
             return True
         if self.clock is None or self.clock.samples is None:
             return False
-        progress = self.acquired if self.kind is Kind.DI else self.generated
-        return progress >= self.clock.samples
+        reads = self.kind in (Kind.DI, Kind.CI)
+        return (self.acquired if reads else self.generated) >= self.clock.samples
 
     def resources(self) -> set[str]:
         """What nobody else may hold while this task is committed or runs."""
         held = set(self.pins)
-        if self.clock is not None and self.kind is not None:
+        # each counter has a sample clock of its own
+        if self.clock is not None and self.kind not in (None, Kind.CI):
             held.add(f"{self.kind.name} timing engine")
         return held
+
+    @property
+    def waiting(self) -> int:
+        """Samples that can be read; raises if the task has failed."""
+        if self.error:
+            raise BoardError(self.error)
+        return len(self.unread)
 
     def refuse_start(self) -> None:
         """Raise if a buffered generation has nothing sensible to play."""
@@ -182,16 +198,21 @@ class Task:
         if len(self.samples) < 2:
             raise BoardError(-200609)
 
-    def rewind(self) -> None:
+    def rewind(self, now_s: float) -> None:
         """Begin from sample 0."""
         self.generated = self.acquired = self.error = 0
         self.counted = self.initial_count
+        self.unread.clear()
+        self.started_s = now_s
+
+    def _is_clocked_by(self, source: str, rising: bool) -> bool:
+        if self.clock is None or self.done:
+            return False
+        return (self.clock.source, self.clock.rising) == (source, rising)
 
     def next_sample(self, source: str, rising: bool) -> tuple[float, ...] | None:
         """Sample that an edge puts out; None if the outputs stay as they are."""
-        if self.clock is None or self.done:
-            return None
-        if (self.clock.source, self.clock.rising) != (source, rising):
+        if not self._is_clocked_by(source, rising):
             return None
         if not self.regenerates and self.generated >= len(self.samples):
             self.error = -200290
@@ -199,6 +220,27 @@ class Task:
         sample = self.samples[self.generated % len(self.samples)]
         self.generated += 1
         return sample
+
+    def see(self, source: str, rising: bool, time_s: float) -> None:
+        """Count an edge, or sample the count at it, whatever it is to this counter."""
+        if (self.source, self.counts_rising) == (source, rising):
+            self.counted += 1
+        if not self._is_clocked_by(source, rising):
+            return
+        if len(self.unread) >= (self.input_buffer or 0):
+            # nobody reads: rather than lose a sample, the task stops
+            self.error = -200222
+            return
+        self.acquired += 1
+        self.unread.append(self.count_at(time_s))
+
+    def count_at(self, time_s: float) -> int:
+        """Edges counted by ``time_s``, those of a timebase included; 32 bits."""
+        ticks = 0
+        if self.source in TIMEBASES_HZ:
+            elapsed_s = time_s - self.started_s
+            ticks = math.floor(elapsed_s * TIMEBASES_HZ[self.source])
+        return (self.counted + ticks) % 2**32
 
     def detects(self, line: str, rising: bool) -> bool:
         """Whether an edge makes a change detection event; fills the input buffer."""
@@ -233,10 +275,16 @@ def lines_of_words(
     return levels.astype(bool).tolist()  # type: ignore[no-any-return]
 
 
+def default_buffer(rate_hz: float) -> int:
+    """Samples that the driver's input buffer holds if nobody wants more."""
+    steps = ((100, 1_000), (10_000, 10_000), (1_000_000, 100_000))
+    return next((size for fastest, size in steps if rate_hz <= fastest), 1_000_000)
+
+
 def refuse_clock(
     task: Task, product: Product, rate_hz: float, samples: int | None
 ) -> None:
-    """Raise unless the board can clock these outputs at this rate."""
+    """Raise unless the board can clock these channels at this rate."""
     fastest_hz = product.max_rate_hz
     if task.kind is Kind.AO:
         fastest_hz = product.ao_max_rate_hz

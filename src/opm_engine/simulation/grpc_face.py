@@ -12,25 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
-import numpy as np
 from nidaqmx._stubs import nidaqmx_pb2 as messages
 from nidaqmx._stubs import nidaqmx_pb2_grpc as service
 from nidaqmx.constants import (
     AcquisitionType,
     Edge,
-    FillMode,
     LineGrouping,
     TaskMode,
 )
 from session_pb2 import Session
 
 from opm_engine.simulation import board_attributes as attributes
-from opm_engine.simulation.board_tasks import (
-    BoardError,
-    Kind,
-    error_text,
-    lines_of_words,
-)
+from opm_engine.simulation import grpc_samples as samples
+from opm_engine.simulation.board_tasks import BoardError, Kind, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +190,7 @@ def _sample_clock(board: Board, request: Any) -> dict[str, Any]:
         request.rate,
         rising=request.active_edge_raw == Edge.RISING.value,
         samples=_samples(request),
+        buffer=request.samps_per_chan,
     )
     return {}
 
@@ -208,83 +203,6 @@ def _change_detection(board: Board, request: Any) -> dict[str, Any]:
         _samples(request),
     )
     return {}
-
-
-# ---- samples -------------------------------------------------------------------
-
-
-def _columns(request: Any, flat: Any, channels: int) -> Any:
-    samples = request.num_samps_per_chan
-    if len(flat) != samples * channels:
-        raise BoardError(-200524)
-    array = np.asarray(flat)
-    if request.data_layout_raw == FillMode.GROUP_BY_CHANNEL.value:
-        return array.reshape(channels, samples).T
-    return array.reshape(samples, channels)
-
-
-def _write_volts(board: Board, request: Any) -> dict[str, Any]:
-    task = board.task(request.task.name)
-    volts = _columns(request, request.write_array, len(task.channels))
-    return _write(board, request, volts.tolist())
-
-
-def _write_words(board: Board, request: Any) -> dict[str, Any]:
-    task = board.task(request.task.name)
-    # a byte array arrives as bytes, wider words as a repeated field
-    words = _columns(request, list(request.write_array), len(task.channels))
-    levels = [
-        lines_of_words(words[:, index].astype(np.uint32), channel.pins)
-        for index, channel in enumerate(task.channels)
-    ]
-    return _write(board, request, np.concatenate(levels, axis=1).tolist())
-
-
-def _write_lines(board: Board, request: Any) -> dict[str, Any]:
-    task = board.task(request.task.name)
-    levels = np.frombuffer(request.write_array, bool)
-    return _write(board, request, _columns(request, levels, len(task.pins)).tolist())
-
-
-def _write(board: Board, request: Any, samples: list[list[float]]) -> dict[str, Any]:
-    taken = board.write(request.task.name, samples, auto_start=request.auto_start)
-    return {"samps_per_chan_written": taken}
-
-
-def _write_one_voltage(board: Board, request: Any) -> dict[str, Any]:
-    board.write(request.task.name, [[request.value]], auto_start=request.auto_start)
-    return {}
-
-
-def _write_one_word(board: Board, request: Any) -> dict[str, Any]:
-    pins = board.task(request.task.name).pins
-    samples = lines_of_words(np.array([request.value], np.uint32), pins)
-    board.write(request.task.name, samples, auto_start=request.auto_start)
-    return {}
-
-
-def _read_lines(board: Board, request: Any) -> dict[str, Any]:
-    levels = board.read_levels(request.task.name)
-    channels = board.task(request.task.name).channels
-    return {
-        "read_array": bytes(levels),
-        "samps_per_chan_read": 1,
-        "num_bytes_per_samp": max(len(channel.pins) for channel in channels),
-    }
-
-
-def _read_words(board: Board, request: Any) -> dict[str, Any]:
-    board.read_levels(request.task.name)
-    channels = board.task(request.task.name).channels
-    words = [
-        sum(board.line(pin) << int(pin.rpartition("line")[2]) for pin in channel.pins)
-        for channel in channels
-    ]
-    return {"read_array": words, "samps_per_chan_read": 1}
-
-
-def _read_one_word(board: Board, request: Any) -> dict[str, Any]:
-    return {"value": _read_words(board, request)["read_array"][0]}
 
 
 # ---- properties and the device -------------------------------------------------
@@ -367,19 +285,19 @@ CALLS: dict[str, Call] = {
     "CreateCICountEdgesChan": _create_counter,
     "CfgSampClkTiming": _sample_clock,
     "CfgChangeDetectionTiming": _change_detection,
-    "WriteAnalogF64": _write_volts,
-    "WriteAnalogScalarF64": _write_one_voltage,
-    "WriteDigitalU8": _write_words,
-    "WriteDigitalU16": _write_words,
-    "WriteDigitalU32": _write_words,
-    "WriteDigitalScalarU32": _write_one_word,
-    "WriteDigitalLines": _write_lines,
-    "ReadDigitalLines": _read_lines,
-    "ReadDigitalU32": _read_words,
-    "ReadDigitalScalarU32": _read_one_word,
-    "ReadCounterScalarU32": _on_task(
-        lambda board, task: {"value": board.read_count(task)}
-    ),
+    "WriteAnalogF64": samples.write_volts,
+    "WriteAnalogScalarF64": samples.write_one_voltage,
+    "WriteDigitalU8": samples.write_words,
+    "WriteDigitalU16": samples.write_words,
+    "WriteDigitalU32": samples.write_words,
+    "WriteDigitalScalarU32": samples.write_one_word,
+    "WriteDigitalLines": samples.write_lines,
+    "ReadDigitalLines": samples.read_lines,
+    "ReadDigitalU32": samples.read_words,
+    "ReadDigitalScalarU32": samples.read_one_word,
+    "ReadCounterScalarU32": samples.read_count,
+    "ReadCounterU32": samples.read_counts,
+    "ReadCounterU32Ex": samples.read_counts,
     "ResetDevice": _reset,
     "GetErrorString": lambda board, request: {
         "error_string": error_text(request.error_code)

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from opm_engine.simulation.board_tasks import CHANGE_DETECTION, BoardError
-from opm_engine.simulation.products import PRODUCTS
+from opm_engine.simulation.products import PRODUCTS, TIMEBASES_HZ
 from opm_engine.simulation.traces import Trace
 
 if TYPE_CHECKING:
@@ -121,6 +121,13 @@ class Pins:
             if not self.product.change_detection:
                 raise BoardError(-89136, name)
             return CHANGE_DETECTION
+        if local in TIMEBASES_HZ:
+            raise BoardError(-89136, name)
         if not local.startswith("pfi"):
             raise BoardError(-200040, name)
         return self._line(name)
+
+    def _counted(self, name: str) -> str:
+        """What a counter may count: a terminal's edges or a timebase's."""
+        local = self._local(name)
+        return local if local in TIMEBASES_HZ else self._terminal(name)

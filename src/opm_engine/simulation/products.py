@@ -77,6 +77,9 @@ _BOARDS = (
         "PCIe-6363", 4, (-10.0, 10.0), (32, 8, 8), ("PFI8", "PFI3", "PFI0", "PFI5")
     ),
 )
+TIMEBASES_HZ = {"100khztimebase": 1e5, "20mhztimebase": 2e7, "100mhztimebase": 1e8}
+"""Internal clocks that a counter can count."""
+
 PRODUCTS = {product.name: product for product in _BOARDS}
 
 

@@ -1,0 +1,90 @@
+"""`ExposureLog`: whether the camera's edges came as regularly as planned.
+
+Separate from the board because it is arithmetic on time stamps. A count of edges alone
+cannot tell: a camera that exposes on after the last asked frame makes up for an edge
+that the board missed, although light and galvo have slipped by one from there on. When
+each edge came can tell, however late software looks.
+
+Knows what the board saw, not what the camera did: exposures missed before the first
+one seen leave no gap. Only `accounts.Accounts.check_progress` can find those.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opm_engine.daq.protocol import Irregularity
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TICKS_PER_MS = 100
+"""Of the board's 100 kHz timebase."""
+
+TOLERANCE = 0.1
+"""Of the frame period: less than any missed edge, more than a camera's jitter."""
+
+MIN_TOLERANCE_TICKS = 3
+
+
+class ExposureLog:
+    """Time stamps of one burst, reduced to what has to be known of them.
+
+    Both edges of each exposure are stamped. An edge is regular if it follows the edge
+    before the last one, which is of the same kind, after one frame period.
+
+    Parameters
+    ----------
+    n_planned : int
+        Edges that have planned samples; later ones are counted but not judged.
+    period_ms : float
+        From frame to frame.
+
+    Attributes
+    ----------
+    irregular : Irregularity or None
+        The first planned exposure that did not follow its predecessor in time.
+    """
+
+    def __init__(self, n_planned: int, period_ms: float) -> None:
+        self.irregular: Irregularity | None = None
+        self._n_planned = n_planned
+        self._period_ms = period_ms
+        self._n_edges = 0
+        self._latest = np.empty(0, np.uint32)
+
+    @property
+    def exposures(self) -> int:
+        """Exposures that have begun."""
+        return (self._n_edges + 1) // 2
+
+    def add(self, stamps: NDArray[np.uint32]) -> None:
+        """Add the next edges.
+
+        Parameters
+        ----------
+        stamps : ndarray, (n,) uint32
+            Ticks since some moment; they may wrap around, as 32 bits do in 12 hours.
+        """
+        ticks = np.concatenate([self._latest, stamps])
+        first_judged = self._n_edges - self._latest.size + 2
+        self._n_edges += stamps.size
+        self._latest = ticks[-2:].copy()
+        if self.irregular is None:
+            # unsigned, so the difference is right across the wrap
+            apart = (ticks[2:] - ticks[:-2]).astype(np.int64)
+            self._judge(apart[: max(0, self._n_planned - first_judged)], first_judged)
+
+    def _judge(self, apart: NDArray[np.int64], first_edge: int) -> None:
+        """Look for the first irregular edge; ``apart`` in ticks, from that edge on."""
+        period = self._period_ms * TICKS_PER_MS
+        tolerance = max(TOLERANCE * period, MIN_TOLERANCE_TICKS)
+        wrong = np.flatnonzero(np.abs(apart - period) > tolerance)
+        if wrong.size:
+            self.irregular = Irregularity(
+                exposure=(first_edge + int(wrong[0])) // 2,
+                interval_ms=float(apart[wrong[0]]) / TICKS_PER_MS,
+                planned_ms=self._period_ms,
+            )

@@ -21,8 +21,8 @@ from opm_engine.daq.protocol import Waveform
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.demo import ncc, valid_voxels
 from opm_engine.plan import plan_scan
+from oblique import reference
 from sequences import scan
-from test_deskew import reference
 from twins import OFFSET_COUNTS, Ruler, microscope, opened, read
 
 # 400 line times: the camera need not round it.

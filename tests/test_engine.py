@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import useq
 from pymmcore_plus.mda import mda_listeners_connected
 
 from opm_engine import (
@@ -356,9 +355,7 @@ def test_interval_time_lapse() -> None:
         )
         scope.core.mda.run(scan(time_plan={"interval": 0.5, "loops": 3}))
     assert len(times_s) == 30
-    starts_s = np.array(times_s[::10])
-    assert (np.diff(starts_s) > 0.3).all()
-    assert starts_s[-1] >= 1.0
+    assert np.all(np.array(times_s[::10]) >= [0, 0.5, 1.0]), "before its time"
 
 
 def test_many_runs_in_one_connection(tmp_path: Path) -> None:
@@ -409,8 +406,3 @@ def test_close_twice_and_reopen() -> None:
         scope.close()
     with opened() as scope:
         assert_runs(scope)
-
-
-def test_custom_action_and_autofocus_pass_to_the_stock_engine() -> None:
-    with opened() as scope:
-        scope.core.mda.run([useq.MDAEvent(action=useq.CustomAction(name="wait"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import NamedTuple
 
 import pytest
@@ -38,7 +39,7 @@ class Case(NamedTuple):
 
 CASES = [
     Case("interleaved", scan(), 1, 10, 10),
-    Case("sequential", scan(axis_order="tpcz"), 1, 11, 10),
+    Case("sequential", scan(axis_order="tpcz"), 2, 5, 5),
     Case("unequal-exposures", scan(axis_order="tpcz", channels=UNEQUAL), 2, 5, 5),
     Case("gapless", scan(time_plan=TIMES), 1, 32, 30),
     Case("gapless-sequential", scan(time_plan=TIMES, axis_order="tcz"), 1, 35, 30),
@@ -52,7 +53,7 @@ CASES = [
         32,
         30,
     ),
-    Case("single", scan(z_plan=None, axis_order="tpc"), 1, 2, 2),
+    Case("single", scan(z_plan=None, axis_order="tpc"), 2, 1, 1),
     Case("single-gapless", scan(z_plan=None, time_plan=TIMES), 1, 6, 6),
 ]
 
@@ -215,6 +216,48 @@ REFUSALS = [
     ),
     Refusal("uneven", scan(z_plan={"relative": [0, 1, 3]}), ("z_plan", "evenly")),
     Refusal("one-plane", scan(z_plan={"relative": [1]}), ("z_plan", "two planes")),
+    Refusal("no-step", scan(z_plan={"range": 5, "step": 0}), ("z_plan", "two planes")),
+    Refusal("infinite", scan(z_plan={"range": math.inf, "step": 1}), ("z_plan.range",)),
+    Refusal("no-number", scan(z_plan={"range": 2, "step": math.nan}), ("z_plan.step",)),
+    Refusal(
+        "a-million-planes",
+        scan(z_plan={"range": 1e9, "step": 0.4}),
+        ("z_plan", "100000 at most"),
+    ),
+    Refusal(
+        "too-long",
+        scan(time_plan={"interval": 0, "loops": 10**9}),
+        ("time_plan", "frames"),
+    ),
+    Refusal(
+        "backwards", scan(time_plan={"interval": -1, "loops": 2}), ("time_plan", "0")
+    ),
+    Refusal(
+        "gapless-duration",
+        scan(time_plan={"interval": 0, "duration": 10}),
+        ("time_plan", "loops"),
+    ),
+    Refusal(
+        "nowhere", scan(stage_positions=[(math.nan, 0)]), ("stage_positions[0].x",)
+    ),
+    Refusal(
+        "axis-left-out",
+        scan(axis_order="zc", stage_positions=PLACES),
+        ("axis_order", '"p"'),
+    ),
+    Refusal(
+        "time-left-out", scan(axis_order="pzc", time_plan=TIMES), ("axis_order", '"t"')
+    ),
+    Refusal(
+        "laser-twice",
+        scan(channels=[TWO_CHANNELS[0], TWO_CHANNELS[0]]),
+        ("channels", "twice"),
+    ),
+    Refusal(
+        "endless-exposure",
+        scan(channels=[{"config": "488", "exposure": math.inf}]),
+        ('channels["488"].exposure', "ms"),
+    ),
     Refusal(
         "too-far",
         scan(z_plan={"range": 300, "step": 1}),
@@ -269,6 +312,20 @@ def test_exposure_out_that_would_smear(kind: str, demo: Microscope) -> None:
     table["camera"]["exposure_out"]["kind"] = kind
     with pytest.raises(PlanError, match="all_rows"):
         plan_scan(scan(), Microscope.from_table(table))
+
+
+def test_an_interval_shorter_than_the_scan_warns(demo: Microscope) -> None:
+    short, long = (
+        plan_scan(scan(time_plan={"interval": s, "loops": 2}), demo) for s in (0.01, 5)
+    )
+    assert "0.05 s" in short.warnings[0]
+    assert long.warnings == ()
+
+
+def test_return_is_slow_enough(demo: Microscope) -> None:
+    """8 V in steps of at most 1.246 V take 4 frames, though 2 would give the time."""
+    sequence = scan(z_plan={"range": 160, "step": 1}, time_plan=TIMES)
+    assert plan_scan(sequence, demo).n_flyback == 4
 
 
 def test_blanking_off_warns(demo: Microscope) -> None:

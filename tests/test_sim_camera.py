@@ -502,7 +502,7 @@ def test_core_describes_the_microscope(bench: Bench) -> None:
     assert core.getAvailableConfigs("Channel") == ("488", "561")
     core.setConfig("Channel", "561")
     assert core.getCurrentConfig("Channel") == "561"
-    assert core.getProperty("Lasers", "LaserSelect") == "561"
+    assert core.getProperty("Lasers", "Ready-561") == "On"
     assert core.getCameraDevice() == "Camera"
     assert (core.getXYStageDevice(), core.getFocusDevice()) == ("XY", "Z")
     assert core.getFocusDirection("Z") == FocusDirection.TowardSample

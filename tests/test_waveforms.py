@@ -33,12 +33,24 @@ def test_interleaved(demo: Microscope) -> None:
     np.testing.assert_allclose(volts, expected, atol=1e-12)
 
 
-def test_sequential_with_flyback(demo: Microscope) -> None:
-    _, _, digital, volts = play(scan(axis_order="tpcz"), demo)
-    assert digital.tolist() == [1, 0] * 5 + [0, 0] + [2, 0] * 5
+def test_sequential(demo: Microscope) -> None:
+    for number, mask in enumerate((1, 2)):
+        _, _, digital, volts = play(scan(axis_order="tpcz"), demo, number)
+        assert digital.tolist() == [mask, 0] * 5
+        rise = [V[0], V[1], V[1], V[2], V[2], V[3], V[3], V[4], V[4], V[4]]
+        np.testing.assert_allclose(volts, rise, atol=1e-12)
+
+
+def test_gapless_sequential_with_flyback(demo: Microscope) -> None:
+    sequence = scan(axis_order="tpcz", time_plan={"interval": 0, "loops": 2})
+    _, _, digital, volts = play(sequence, demo)
+    first, second, dark = [1, 0] * 5, [2, 0] * 5, [0, 0]
+    both = [*first, *dark, *second]
+    assert digital.tolist() == [*both, *dark, *both]
     run = [V[0], V[1], V[1], V[2], V[2], V[3], V[3], V[4], V[4]]
     flyback = [0.0, V[0], V[0]]
-    np.testing.assert_allclose(volts, [*run, *flyback, *run, 0.0], atol=1e-12)
+    expected = [*run, *flyback] * 3 + [*run, 0.0]
+    np.testing.assert_allclose(volts, expected, atol=1e-12)
 
 
 def test_blanking_off_is_dark_in_the_end(demo: Microscope) -> None:
@@ -105,3 +117,7 @@ def test_first_voltage_is_the_first_plane(demo: Microscope) -> None:
     waveform = burst_waveform(plan, next(plan.bursts()), demo)
     assert waveform.initial_v == pytest.approx([V[0]])
     assert waveform.lines == ("port0/line0", "port0/line1")
+    assert waveform.settle_ms == demo.daq.galvo.settle_ms
+    assert waveform.period_ms == 5
+    shortest_ms = 256 * 4.868e-3
+    assert waveform.max_rate_hz == pytest.approx(1000 / shortest_ms)

@@ -37,12 +37,20 @@ class Accounts:
         Planned exposures that the board saw.
     trailing : int
         Exposures after the last asked frame of a burst.
+    abandoned : int
+        Asked frames of a burst that was cut short, by a cancel or an error.
     """
 
     asked: int = 0
     popped: int = 0
     counted: int = 0
     trailing: int = 0
+    abandoned: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Frames that should have come and did not."""
+        return self.asked - self.abandoned - min(self.popped, self.counted)
 
     def check_progress(self, burst: Burst, popped: int, seen: ExposureCount) -> None:
         """Compare while frames come: an exposure ends before its frame arrives.
@@ -103,6 +111,13 @@ class Accounts:
                 f"frame (camera.trailing_exposures = {usual_trailing})"
             )
             raise FrameAccountError(msg)
+
+    def abandon_burst(self, burst: Burst, popped: int, seen: ExposureCount) -> None:
+        """Add the figures of a burst that was cut short."""
+        self.asked += burst.n_frames
+        self.popped += popped
+        self.counted += min(seen.planned, popped)
+        self.abandoned += burst.n_frames - popped
 
 
 def _refuse_irregular(burst: Burst, popped: int, seen: ExposureCount) -> None:

@@ -7,6 +7,7 @@ file names, not file formats.
 from __future__ import annotations
 
 import logging
+import shutil
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,6 +23,7 @@ from opm_engine.plan import ScanSettings, plan_scan
 from opm_engine.processing import Deskew, Projections
 from opm_engine.relay import ThreadRelay
 from opm_engine.writers import OMEZarrWriter
+from opm_engine.writers.paths import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 RAW, DESKEWED = "raw.ome.zarr", "deskewed.ome.zarr"
 MICROSCOPE, SEQUENCE = "microscope.toml", "sequence.yaml"
 LOG, PICTURE = "acquisition.log", "projections.png"
+NAMES = (RAW, DESKEWED, MICROSCOPE, SEQUENCE, LOG, PICTURE)
 POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
@@ -80,10 +83,12 @@ class Acquisition:
             "frames_asked": accounts.asked,
             "frames_popped": accounts.popped,
             "frames_counted": accounts.counted,
-            "frames_lost": accounts.asked - min(accounts.popped, accounts.counted),
+            "frames_lost": accounts.lost,
+            "frames_handled": self.n_frames,
             "frames_per_s": round(self.frames_per_s, 1),
             "mb_per_s": round(self.mb_per_s, 1),
             "deskew_latency_ms": self.deskew_latency_ms,
+            "cancelled": self.cancelled,
         }
 
 
@@ -93,14 +98,17 @@ def acquire(
     out: Path,
     *,
     overwrite: bool = False,
-    on_frame: Callable[[int], None] | None = None,
+    on_frame: Callable[[int, int], None] | None = None,
 ) -> Acquisition:
     """Acquire a sequence into a folder; see ``Scope.acquire``."""
+    engine.turn.refuse_second()
     mode = ScanSettings.of(sequence).mode
+    total = 0
     if mode != "off":
-        plan_scan(sequence, engine.microscope)  # refuse before anything is written
+        total = plan_scan(sequence, engine.microscope).n_events
+    out = resolve(out)
     _refuse_existing(out, overwrite=overwrite)
-    meter = _Meter(on_frame)
+    meter = _Meter(on_frame, total)
     branches: list[Any] = [meter, OMEZarrWriter(out / RAW, overwrite=overwrite)]
     projections = Projections() if mode == "galvo" else None
     deskew = None
@@ -108,16 +116,11 @@ def acquire(
         volumes = OMEZarrWriter(out / DESKEWED, overwrite=overwrite)
         deskew = Deskew(outputs=[volumes, projections])
         branches.append(deskew)
-    relay = ThreadRelay(*branches)
-    mda = engine.mmcore.mda
-    out.mkdir(parents=True, exist_ok=True)
-    with _logged(out / LOG), relay.connected(mda):
-        _describe(engine, sequence, out)
-        logger.info("acquiring %s", sequence)
-        _run_cancellable(engine, sequence)
-        logger.info("acquired: %s", engine.accounts)
-    if projections is not None:
-        _draw(projections, out / PICTURE)
+    with _nothing_left(out, meter):
+        _run(engine, sequence, out, ThreadRelay(*branches))
+        if projections is not None:
+            _draw(projections, out / PICTURE)
+    finished = engine.mmcore.mda.status.finish_reason
     return Acquisition(
         out=out,
         accounts=engine.accounts,
@@ -125,16 +128,51 @@ def acquire(
         frames_per_s=meter.frames_per_s,
         mb_per_s=meter.mb_per_s,
         deskew_latency_ms=_median(deskew),
-        cancelled=mda.status.finish_reason is FinishReason.CANCELED,
+        cancelled=finished is FinishReason.CANCELED,
         projections=projections,
     )
+
+
+def _run(
+    engine: OPMEngine, sequence: useq.MDASequence, out: Path, relay: ThreadRelay
+) -> None:
+    """Run with log and descriptions beside the data."""
+    out.mkdir(parents=True, exist_ok=True)
+    with _logged(out / LOG), relay.connected(engine.mmcore.mda):
+        _describe(engine, sequence, out)
+        logger.info("acquiring %s", sequence)
+        _run_cancellable(engine, sequence)
+        logger.info("acquired: %s", engine.accounts)
+
+
+@contextmanager
+def _nothing_left(out: Path, meter: _Meter) -> Iterator[None]:
+    """Remove what a run made that was refused before its first frame.
+
+    Else a mended second try would find its files in the way.
+    """
+    before = {name for name in NAMES if (out / name).exists()}
+    made_folder = not out.exists()
+    try:
+        yield
+    except BaseException:
+        if not meter.n_frames:
+            for path in (out / name for name in NAMES if name not in before):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            if made_folder and out.exists() and not any(out.iterdir()):
+                out.rmdir()
+        raise
 
 
 @dataclass(eq=False)
 class _Meter:
     """Handler that counts frames and times them."""
 
-    on_frame: Callable[[int], None] | None
+    on_frame: Callable[[int, int], None] | None
+    total: int
     n_frames: int = 0
     n_bytes: int = 0
     _first_s: float = field(default=0.0, init=False)
@@ -146,7 +184,7 @@ class _Meter:
         self.n_frames += 1
         self.n_bytes += image.nbytes
         if self.on_frame is not None:
-            self.on_frame(self.n_frames)
+            self.on_frame(self.n_frames, self.total)
 
     @property
     def frames_per_s(self) -> float:
@@ -170,15 +208,17 @@ def _run_cancellable(engine: OPMEngine, sequence: useq.MDASequence) -> None:
         try:
             while not run.done():
                 wait([run], timeout=POLL_S)
-        except KeyboardInterrupt:
+        except BaseException:
             mda.cancel()
             raise
         run.result()
 
 
 def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    names = (RAW, DESKEWED, MICROSCOPE, SEQUENCE, LOG, PICTURE)
-    existing = [name for name in names if (out / name).exists()]
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is a file; choose a folder"
+        raise NotADirectoryError(msg)
+    existing = [name for name in NAMES if (out / name).exists()]
     if existing and not overwrite:
         msg = f"{out} already holds {', '.join(existing)}; choose another folder"
         raise FileExistsError(msg)

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -38,7 +39,8 @@ class Branch:
     handler : object
         Has at least one of ``sequenceStarted(sequence, summary)``,
         ``frameReady(image, event, meta)`` and ``sequenceFinished(sequence)``; each may
-        take fewer of these arguments. All of its calls come from one thread.
+        take fewer of these arguments. All of its calls come from one thread. If it has
+        ``raise_if_failed()``, as a relay has, that is called after each of them.
     policy : {"lossless", "latest"}
         ``lossless``: the acquisition waits for room. ``latest``: the newest frame
         wins, older ones that still wait are dropped whole and counted.
@@ -149,6 +151,7 @@ class Lane:
         self._hang_s = hang_s
         self._on_error = on_error
         self._callbacks = branch.callbacks()
+        self._check = getattr(branch.handler, "raise_if_failed", lambda: None)
         self._changed = threading.Condition()
         self._queue: deque[_Frame] = deque()
         self._queued_bytes = 0
@@ -194,7 +197,7 @@ class Lane:
             return
         self._thread = threading.Thread(
             target=self._run,
-            args=(sequence, summary),
+            args=(sequence, copy(summary)),
             name=f"relay-{self.branch.name}",
             daemon=True,
         )
@@ -206,7 +209,7 @@ class Lane:
 
     def put(self, image: np.ndarray[Any, Any], event: useq.MDAEvent, meta: Any) -> None:
         """Queue a frame; if lossless, wait for room while the handler moves on."""
-        frame = _Frame(image, event, meta, time.perf_counter())
+        frame = _Frame(image, event, copy(meta), time.perf_counter())
         lossless = self.branch.policy == "lossless"
         if lossless:
             self._wait(lambda: self._has_room(image.nbytes), self._hang_s)
@@ -273,12 +276,10 @@ class Lane:
         try:
             if name in self._callbacks:
                 self._callbacks[name](*args)
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            self._check()
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
             self._fail(error)
             return False
-        except BaseException as error:
-            self._fail(error)
-            raise
         finally:
             self._busy_since_s = None
         return True
@@ -312,16 +313,16 @@ class Lane:
     def _fail(self, error: BaseException) -> None:
         """Latch the first error, let go of what waits, and tell the relay."""
         with self._changed:
-            first = self._error is None
-            if first:
+            earlier = self._error
+            if earlier is None:
                 self._error = error
                 self._dropped += len(self._queue)
                 self._queue.clear()
                 self._queued_bytes = 0
                 self._changed.notify_all()
-        if first:
+        if earlier is None:
             self._on_error(self.branch, error)
-        else:
+        elif error is not earlier:
             log_error(self.branch, error, logging.ERROR)
 
 

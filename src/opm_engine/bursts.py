@@ -23,6 +23,8 @@ from opm_engine.plan import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opm_engine.config import Microscope
+
 
 class BurstEvent(SequencedEvent):
     """Events that are acquired in one camera sequence.
@@ -77,4 +79,33 @@ def refuse_outside_burst(event: useq.MDAEvent) -> None:
             "events of a scan must be run as bursts: run the MDASequence itself, or "
             "the events that engine.bursts(sequence) gives"
         )
+        raise PlanError(msg)
+
+
+def refuse_foreign_burst(event: BurstEvent, microscope: Microscope) -> None:
+    """Refuse a burst that was planned for another microscope.
+
+    Raises
+    ------
+    PlanError
+        Names what differs.
+    """
+    geometry, lines = event.plan.geometry, {x.name: x.line for x in microscope.lasers}
+    differing = [
+        name
+        for name, planned, here in (
+            (
+                "camera.roi",
+                (geometry.n_columns, geometry.n_rows),
+                microscope.camera.roi[2:],
+            ),
+            *(
+                (f"lasers.{channel.name}", channel.line, lines.get(channel.name))
+                for channel in event.plan.channels
+            ),
+        )
+        if planned != here
+    ]
+    if differing:
+        msg = f"this burst was planned for another microscope: {', '.join(differing)}"
         raise PlanError(msg)

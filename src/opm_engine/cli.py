@@ -10,10 +10,11 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import useq
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -21,9 +22,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
@@ -33,31 +32,42 @@ REDRAW_EVERY = 20
 """Frames per update of the progress bar."""
 
 Out = Annotated[Path, typer.Option(help="Folder for data and reports.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="On success, print one JSON object.")
+]
 Overwrite = Annotated[bool, typer.Option(help="Replace files of an earlier run.")]
 
 
 def main() -> None:
     """Run the command; exit status 0 on success, 130 after Ctrl-C, else 1 or 2."""
-    app(args=[word for word in sys.argv[1:] if word != DEBUG])
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Turn an error into one line and an exit status."""
+    debug = DEBUG in sys.argv
+    words = [word for word in sys.argv[1:] if word != DEBUG]
     try:
-        yield
-    except typer.Exit:
-        raise
+        sys.exit(app(args=words, standalone_mode=False))
     except KeyboardInterrupt:
-        stderr.print("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+        _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        if DEBUG in sys.argv:
+        if debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        stderr.print(f"error: {text}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        _fail(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one line and an exit status."""
+    if isinstance(error, typer.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, ValidationError):
+        lines = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors()]
+        return "error: " + "; ".join(lines), 1
+    # Errors of usage carry their own words and status, whichever click raises them.
+    words = getattr(error, "format_message", lambda: str(error))()
+    text = " ".join(words.split()) or type(error).__name__
+    return f"error: {text}", getattr(error, "exit_code", 1)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    stderr.print(text, markup=False, soft_wrap=True)
+    sys.exit(status)
 
 
 @app.callback(
@@ -68,7 +78,6 @@ def opm_engine() -> None:
 
 
 @app.command()
-@_reported()
 def demo(
     out: Out = Path("demo-out"),
     volumes: Annotated[int, typer.Option(min=1, help="Time points.")] = 3,
@@ -76,22 +85,17 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Run the whole system on the simulated microscope and score it."""
-    from opm_engine.demo import demo_sequence, failures, run_demo
+    from opm_engine.demo import failures, run_demo
 
-    n_frames = len(list(demo_sequence(volumes)))
-    with _progress("acquiring", n_frames) as (on_frame, on_step):
+    with _progress("acquiring") as (on_frame, on_step):
         report = run_demo(
             out, volumes, overwrite=overwrite, on_frame=on_frame, on_step=on_step
         )
     _show(report, as_json=as_json, title=f"opm-engine demo -> {out}")
-    wrong = failures(report)
-    for line in wrong:
-        stderr.print(f"error: {line}")
-    raise typer.Exit(1 if wrong else 0)
+    _exit(failures(report))
 
 
 @app.command()
-@_reported()
 def init(
     path: Annotated[Path, typer.Argument(metavar="M.toml")],
     overwrite: Overwrite = False,
@@ -107,7 +111,6 @@ def init(
 
 
 @app.command()
-@_reported()
 def run(
     sequence: Annotated[Path, typer.Argument(metavar="SEQUENCE.yaml")],
     out: Out,
@@ -123,33 +126,43 @@ def run(
     planned = useq.MDASequence.from_file(sequence)
     with (
         open_microscope(microscope) as scope,
-        _progress("acquiring", len(list(planned))) as (on_frame, _),
+        _progress("acquiring") as (on_frame, _),
     ):
         acquisition = scope.acquire(
             planned, out, overwrite=overwrite, on_frame=on_frame
         )
     report = acquisition.report()
     _show(report, as_json=as_json, title=f"opm-engine run -> {out}")
-    raise typer.Exit(1 if acquisition.cancelled or report["frames_lost"] else 0)
+    wrong = ["the run was cancelled"] if acquisition.cancelled else []
+    if report["frames_lost"]:
+        wrong.append(f"{report['frames_lost']} frames lost")
+    _exit(wrong)
 
 
 @contextmanager
 def _progress(
-    what: str, total: int
-) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    what: str,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """A bar on stderr; gives a callback for frames and one for the current step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=stderr, transient=True) as progress:
-        task = progress.add_task(what, total=total)
+    seen = stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=not seen) as bar:
+        task = bar.add_task(what, total=None)
 
-        def on_frame(n_frames: int) -> None:
+        def on_frame(n_frames: int, total: int) -> None:
             if n_frames % REDRAW_EVERY == 0 or n_frames == total:
-                progress.update(task, completed=n_frames)
+                bar.update(task, completed=n_frames, total=total or None)
 
         def on_step(step: str) -> None:
-            progress.update(task, description=step)
+            bar.update(task, description=step)
 
         yield on_frame, on_step
+
+
+def _exit(wrong: list[str]) -> None:
+    for line in wrong:
+        stderr.print(f"error: {line}")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def _show(report: dict[str, Any], *, as_json: bool, title: str) -> None:

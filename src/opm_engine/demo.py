@@ -54,7 +54,7 @@ def run_demo(
     n_volumes: int = 3,
     *,
     overwrite: bool = False,
-    on_frame: Callable[[int], None] | None = None,
+    on_frame: Callable[[int, int], None] | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Acquire, deskew, score; write everything into ``out``.
@@ -68,7 +68,7 @@ def run_demo(
     overwrite : bool
         Replace the files of an earlier demo.
     on_frame : callable, optional
-        Called with the number of frames so far.
+        Called with the number of frames so far and of all.
     on_step : callable, optional
         Called with what is being done now.
 

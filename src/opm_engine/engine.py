@@ -22,10 +22,17 @@ from pymmcore_plus.mda import MDAEngine
 
 from opm_engine import instrument
 from opm_engine.accounts import Accounts
-from opm_engine.bursts import BurstEvent, burst_events, is_off, refuse_outside_burst
+from opm_engine.bursts import (
+    BurstEvent,
+    burst_events,
+    is_off,
+    refuse_foreign_burst,
+    refuse_outside_burst,
+)
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.frames import FrameSource, frame_metadata
 from opm_engine.plan import BLOCK, describe, plan_scan
+from opm_engine.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -36,12 +43,9 @@ if TYPE_CHECKING:
     from opm_engine.config import Microscope
     from opm_engine.daq.protocol import Daq
     from opm_engine.frames import Frame
-    from opm_engine.plan import Burst, PositionInfo, ScanPlan
+    from opm_engine.plan import ScanPlan
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 5e-4
-"""Sleep while the circular buffer is empty."""
 
 CHECK_S = 0.05
 """Between comparisons of popped frames with the exposures that the board has seen."""
@@ -67,6 +71,13 @@ class OPMEngine(MDAEngine):
         An opened board.
     **kwargs
         Of ``MDAEngine``.
+
+    Attributes
+    ----------
+    accounts : Accounts
+        Frames of the run, or of the last one.
+    turn : Turn
+        Which thread runs.
     """
 
     def __init__(
@@ -77,8 +88,10 @@ class OPMEngine(MDAEngine):
         self.daq = daq
         self.accounts = Accounts()
         self._relays: list[Relay] = []
+        self.turn = Turn()
         self._announced: ScanPlan | None = None
-        self._start_focus_um: float | None = None
+        self._before = instrument.Before()
+        self._open_burst: tuple[BurstEvent, FrameSource] | None = None
 
     # ---------------------------------------------------------------- for callers
 
@@ -116,19 +129,23 @@ class OPMEngine(MDAEngine):
 
     def setup_sequence(self, sequence: useq.MDASequence) -> SummaryMetaV1 | None:
         """Plan, prepare the camera, and tell handlers what is coming."""
-        self.accounts = Accounts()
-        self._announced = None
-        core = self.mmcore
-        self._start_focus_um = core.getPosition() if core.getFocusDevice() else None
-        if isinstance(sequence, GeneratorMDASequence) or is_off(sequence):
+        self.turn.take()
+        self.accounts, self._announced = Accounts(), None
+        core, microscope = self.mmcore, self.microscope
+        self._before = instrument.remember(core, microscope)
+        loose = isinstance(sequence, GeneratorMDASequence)
+        if loose or is_off(sequence):
+            if loose:
+                instrument.prepare_camera(core, microscope)
             return super().setup_sequence(sequence)
-        plan = plan_scan(sequence, self.microscope)
+        plan = plan_scan(sequence, microscope)
         for warning in plan.warnings:
             logger.warning(warning)
-        instrument.prepare_camera(core, self.microscope)
+        instrument.prepare_camera(core, microscope)
+        instrument.set_laser_power(core, microscope, plan)
         summary = super().setup_sequence(sequence)
         if summary is not None:
-            summary.setdefault("extra", {})[BLOCK] = describe(plan, self.microscope)
+            summary.setdefault("extra", {})[BLOCK] = self._describe(plan)
         self._announced = plan
         return summary
 
@@ -144,16 +161,21 @@ class OPMEngine(MDAEngine):
             yield from burst_events(events, self._announced)
 
     def teardown_sequence(self, sequence: useq.MDASequence) -> None:
-        """Make dark once more and restore what the stock engine restores.
+        """Make dark once more and restore what was changed.
 
         A raise here would leave the runner stuck; the board's errors were raised by
         ``teardown_event`` already.
         """
+        if not self.turn.is_mine:
+            return  # the end of a second run, which was refused
         try:
-            self.make_dark()
-            super().teardown_sequence(sequence)
+            with ExitStack() as last_to_first:
+                last_to_first.callback(super().teardown_sequence, sequence)
+                last_to_first.callback(self._before.restore, self.mmcore)
+                last_to_first.callback(self.make_dark)
         except Exception:
             logger.exception("Tearing down the sequence failed")
+        self.turn.release()
 
     # ---------------------------------------------------------------- one burst
 
@@ -172,121 +194,103 @@ class OPMEngine(MDAEngine):
         if not isinstance(event, BurstEvent):
             super().setup_sequenced_event(event)
             return
-        core, plan, burst = self.mmcore, event.plan, event.burst
         self._raise_if_a_relay_failed()
-        channel = plan.channel_of(burst, 0)
-        position = plan.positions[burst.index.get("p", 0)]
-        instrument.prepare_camera(core, self.microscope)
-        focus_um = self._focus_um(position, channel.z_offset_um)
-        instrument.move_stages(core, position, focus_um)
-        core.setConfig(channel.group, channel.name)
-        instrument.set_laser_power(core, self.microscope, plan)
-        instrument.set_exposure(core, self.microscope, channel.timing)
-        instrument.size_buffer(core, channel.timing, burst.n_frames)
-        instrument.open_shutter(core)
-        core.waitForSystem()
-        self.daq.arm(burst_waveform(plan, burst, self.microscope))
+        refuse_foreign_burst(event, self.microscope)
+        instrument.prepare_burst(
+            self.mmcore, self.microscope, event.plan, event.burst, self._before
+        )
+        self._open_burst = event, FrameSource(self.mmcore, event.burst.n_frames)
+        self.daq.arm(burst_waveform(event.plan, event.burst, self.microscope))
 
     def exec_sequenced_event(
         self, event: SequencedEvent
     ) -> Generator[Any, str | None, None]:
         """Start the camera, yield its lit frames, close the accounts."""
-        if not isinstance(event, BurstEvent):
+        if self._open_burst is None or not isinstance(event, BurstEvent):
             yield from super().exec_sequenced_event(event)
             return
-        burst = event.burst
-        started_s = time.perf_counter()
-        common = self._common_metadata(event, started_s)
-        popped, number = 0, 0
-        self.mmcore.startSequenceAcquisition(burst.n_frames, 0, True)
+        _, source = self._open_burst
+        common = self._common_metadata(event)
+        self.mmcore.startSequenceAcquisition(event.burst.n_frames, 0, True)
         self.post_sequence_started(event)
-        for popped, frame in enumerate(self._frames(event), start=1):
-            if not burst.is_lit(popped - 1):
+        number = 0
+        for frame in self._frames(event, source):
+            if not event.burst.is_lit(source.popped - 1):
                 continue
-            sub_event = event.events[number]
-            elapsed_ms = float(frame.tags.get("ElapsedTime-ms", 0))
-            common["mda_event"] = sub_event
+            common["mda_event"] = sub_event = event.events[number]
             meta = frame_metadata(frame, **common)
-            meta["runner_time_ms"] += elapsed_ms
             if number == 0 and event.plan is not self._announced:
-                meta["extra"] = {BLOCK: describe(event.plan, self.microscope)}
+                meta["extra"] = {BLOCK: self._describe(event.plan)}
             number += 1
             if (yield frame.image, sub_event, meta) == "cancel":
                 return
         if not self._cancelled():
-            self._close_accounts(burst, popped)
+            self._close_accounts(event, source)
 
     def teardown_event(self, event: useq.MDAEvent) -> None:
         """Make dark, then stop the camera. May be called twice."""
         with ExitStack() as last_to_first:
             last_to_first.callback(super().teardown_event, event)
             if isinstance(event, BurstEvent):
+                last_to_first.callback(self._abandon_accounts)
                 last_to_first.callback(self.mmcore.stopSequenceAcquisition)
                 last_to_first.callback(self.make_dark)
 
     # ---------------------------------------------------------------- frames
 
-    def _frames(self, event: BurstEvent) -> Iterator[Frame]:
+    def _frames(self, event: BurstEvent, source: FrameSource) -> Iterator[Frame]:
         """All frames of a burst, flyback included; fewer if cancelled or stopped."""
-        core, source, n_frames = self.mmcore, FrameSource(self.mmcore), 0
-        timeout_s, next_check_s = self._initial_timeout(event), 0.0
-        latest_s = time.monotonic()
-        while n_frames < event.burst.n_frames:
-            self._raise_if_a_relay_failed()
-            if frame := source.pop():
-                n_frames += 1
-                timeout_s, latest_s = self._frame_timeout(event), time.monotonic()
-                if latest_s > next_check_s and not frame.remaining:
-                    next_check_s = latest_s + CHECK_S
-                    seen = self.daq.count()
-                    self.accounts.check_progress(event.burst, n_frames, seen)
-                yield frame
-            elif self._cancelled():
-                return
-            elif core.isBufferOverflowed():
-                missing = event.burst.n_frames - n_frames
-                msg = f"circular buffer overflowed; {missing} frames were not taken"
-                raise MemoryError(msg)
-            elif not core.isSequenceRunning() and not core.getRemainingImageCount():
-                return
-            elif time.monotonic() > latest_s + timeout_s:
-                msg = f"no frame for {timeout_s:.1f} s after {n_frames} frames"
-                raise TimeoutError(msg)
-            else:
-                time.sleep(POLL_S)
+        next_check_s = 0.0
+        timeouts_s = self._initial_timeout(event), self._frame_timeout(event)
+        for frame in source.frames(self._stop_requested, *timeouts_s):
+            now_s = time.monotonic()
+            if now_s > next_check_s and not frame.remaining and not self._cancelled():
+                next_check_s = now_s + CHECK_S
+                seen = self.daq.count()
+                self.accounts.check_progress(event.burst, source.popped, seen)
+            yield frame
 
-    def _close_accounts(self, burst: Burst, popped: int) -> None:
+    def _close_accounts(self, event: BurstEvent, source: FrameSource) -> None:
         """Count, stop the camera, count again, compare."""
         seen = self.daq.count()
         self.mmcore.stopSequenceAcquisition()
+        self._open_burst = None
         self.accounts.close_burst(
-            burst,
-            popped,
+            event.burst,
+            source.popped,
             seen,
             stopped=self.daq.count(),
             usual_trailing=self.microscope.camera.trailing_exposures,
         )
 
-    def _common_metadata(self, event: BurstEvent, started_s: float) -> dict[str, Any]:
-        run_started_s = event.metadata.get("runner_t0", started_s)
+    def _abandon_accounts(self) -> None:
+        if self._open_burst is not None:
+            event, source = self._open_burst
+            self._open_burst = None
+            self.accounts.abandon_burst(event.burst, source.popped, self.daq.count())
+
+    def _common_metadata(self, event: BurstEvent) -> dict[str, Any]:
+        now_s = time.perf_counter()
         return {
             "camera_device": self.mmcore.getCameraDevice(),
             "exposure_ms": self.mmcore.getExposure(),
             "pixel_size_um": event.plan.geometry.pixel_size_um,
-            "runner_time_ms": (started_s - run_started_s) * 1000,
+            "started_ms": (now_s - event.metadata.get("runner_t0", now_s)) * 1000,
         }
+
+    def _describe(self, plan: ScanPlan) -> dict[str, Any]:
+        block = describe(plan, self.microscope)
+        block["laser_power"] = instrument.laser_power(self.mmcore, self.microscope)
+        return block
 
     # ---------------------------------------------------------------- small things
 
-    def _focus_um(self, position: PositionInfo, z_offset_um: float) -> float | None:
-        """Target of the focus stage; without a position's z, where it stood."""
-        if self._start_focus_um is None:
-            return None
-        base_um = self._start_focus_um if position.z_um is None else position.z_um
-        return base_um + z_offset_um
-
     def _cancelled(self) -> bool:
         return self.mmcore.mda.status.cancel_requested
+
+    def _stop_requested(self) -> bool:
+        self._raise_if_a_relay_failed()
+        return self._cancelled()
 
     def _raise_if_a_relay_failed(self) -> None:
         for relay in self._relays:

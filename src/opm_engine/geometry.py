@@ -16,14 +16,20 @@ pixel in sample space and ``angle_deg`` the angle between light sheet and covers
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+import sys
+from numbers import Real
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 EPSILON = 1e-9
 """Tolerance of every floor and comparison on pixel grids: without it rounding noise
 decides whether whole edges exist (at 30 degrees every second row count comes out one
 row short)."""
+
+MAX_VOXELS = 2**40
+"""No volume has more: 2 TB. Beyond it some length is not in µm."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -107,15 +113,28 @@ def voxel_size(
     """
     if voxel_size_um is None:
         return pixel_size_um, pixel_size_um
-    sizes = voxel_size_um if isinstance(voxel_size_um, tuple | list) else None
-    pair = [float(size) for size in sizes or (voxel_size_um,) * 2]  # type: ignore[arg-type]
-    if len(pair) != 2 or not all(math.isfinite(size) and size > 0 for size in pair):
-        msg = (
-            "voxel_size_um must be a positive number or a pair (dz, dy) of them, "
-            f"not {voxel_size_um!r}"
-        )
+    is_list = isinstance(voxel_size_um, tuple | list) or np.ndim(voxel_size_um) > 0
+    pair: Any = voxel_size_um if is_list else (voxel_size_um,) * 2
+    if len(pair) != 2:
+        msg = f"voxel_size_um must be a number or a pair (dz, dy), not {voxel_size_um}"
         raise ValueError(msg)
-    return pair[0], pair[1]
+    dz, dy = (positive("voxel_size_um", size) for size in pair)
+    return dz, dy
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a number as float, numpy's too.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive, finite number; names it.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= sys.float_info.max:
+        msg = f"{name} must be a positive, finite number, not {value!r}"
+        raise ValueError(msg)
+    return float(value)
 
 
 def volume_shape(
@@ -141,6 +160,11 @@ def volume_shape(
     -------
     tuple of int
         (nz, ny, nx).
+
+    Raises
+    ------
+    ValueError
+        If no volume can be so large.
     """
     n_planes, n_rows, n_columns = stack_shape
     dz, dy = voxel_size(pixel_size_um, voxel_size_um)
@@ -149,6 +173,12 @@ def volume_shape(
     length_um = (n_planes - 1) * step_um + (n_rows - 1) * pixel_size_um * math.cos(
         theta
     )
-    nz = math.floor(height_um / dz + EPSILON) + 1
-    ny = math.floor(length_um / dy + EPSILON) + 1
-    return nz, ny, n_columns
+    last_z, last_y = height_um / dz + EPSILON, length_um / dy + EPSILON
+    if (last_z + 1) * (last_y + 1) * n_columns > MAX_VOXELS:
+        msg = (
+            f"step_um = {step_um:g}, pixel_size_um = {pixel_size_um:g} and "
+            f"voxel_size_um = ({dz:g}, {dy:g}) make a volume of "
+            f"({last_z + 1:.5g}, {last_y + 1:.5g}, {n_columns}) voxels; are all in µm?"
+        )
+        raise ValueError(msg)
+    return math.floor(last_z) + 1, math.floor(last_y) + 1, n_columns

@@ -7,13 +7,20 @@ Every setting is read back; nothing is caught.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
 
     from opm_engine.config import Microscope
-    from opm_engine.plan import CameraTiming, PositionInfo, ScanPlan
+    from opm_engine.plan import (
+        Burst,
+        CameraTiming,
+        PlannedChannel,
+        PositionInfo,
+        ScanPlan,
+    )
 
 BUFFER_S = 3.0
 """Seconds of frames that the circular buffer holds."""
@@ -21,13 +28,52 @@ BUFFER_S = 3.0
 MIN_BUFFER_FRAMES = 100
 MAX_BUFFER_BYTES = 4 * 1024**3
 
+Property = tuple[str, str]
+
 
 class InstrumentError(RuntimeError):
     """A device did not take a setting; the message names it."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What a run will change and the stock engine does not restore.
+
+    Attributes
+    ----------
+    focus_um : float or None
+        Where the focus stage stands; None without one.
+    powers : dict
+        Value of each laser's power property.
+    """
+
+    focus_um: float | None = None
+    powers: dict[Property, str] = field(default_factory=dict)
+
+    def restore(self, core: CMMCorePlus) -> None:
+        """Set the powers back."""
+        for (device, name), value in self.powers.items():
+            if core.getProperty(device, name) != value:
+                core.setProperty(device, name, value)
+
+
+def remember(core: CMMCorePlus, microscope: Microscope) -> Before:
+    """Read what a run will change."""
+    properties = [laser.power_property for laser in microscope.lasers]
+    return Before(
+        focus_um=core.getPosition() if core.getFocusDevice() else None,
+        powers={p: core.getProperty(*p) for p in properties if p is not None},
+    )
+
+
 def prepare_camera(core: CMMCorePlus, microscope: Microscope) -> None:
-    """Set region, pixel type and trigger properties, and read them back."""
+    """Set region, pixel type and trigger properties, and read them back.
+
+    Raises
+    ------
+    InstrumentError
+        If the camera has no such property, or does not take a value.
+    """
     camera = microscope.camera
     if tuple(core.getROI()) != camera.roi:
         core.clearROI()
@@ -35,18 +81,81 @@ def prepare_camera(core: CMMCorePlus, microscope: Microscope) -> None:
         if (got := tuple(core.getROI())) != camera.roi:
             msg = f"camera.roi = {list(camera.roi)}, but the camera took {list(got)}"
             raise InstrumentError(msg)
-    for name, wanted in camera.properties.items():
-        core.setProperty(camera.label, name, wanted)
-        value = core.getProperty(camera.label, name)
-        if not _same(value, wanted):
-            msg = f'camera.properties["{name}"] = {wanted!r}, but it reads {value!r}'
-            raise InstrumentError(msg)
+    for name, value in camera.properties.items():
+        _set(core, (camera.label, name), value, f'camera.properties["{name}"]')
     if core.getBytesPerPixel() != 2:
         msg = f"{camera.label} must give 16-bit pixels; choose them in mm_config"
         raise InstrumentError(msg)
 
 
-def set_exposure(
+def prepare_burst(
+    core: CMMCorePlus,
+    microscope: Microscope,
+    plan: ScanPlan,
+    burst: Burst,
+    before: Before,
+) -> None:
+    """Bring everything but the board to where a burst starts.
+
+    Raises
+    ------
+    InstrumentError
+        If a device does not take a setting, or presets disagree.
+    """
+    channels = plan.channels_of(burst)
+    position = plan.positions[burst.index.get("p", 0)]
+    prepare_camera(core, microscope)
+    _move_stages(core, position, _focus_um(position, channels[0], before))
+    _set_presets(core, channels)
+    set_laser_power(core, microscope, plan)
+    _set_exposure(core, microscope, channels[0].timing)
+    _size_buffer(core, channels[0].timing, burst.n_frames)
+    if core.getAutoShutter() and core.getShutterDevice():
+        core.setShutterOpen(True)
+    core.waitForSystem()
+
+
+def set_laser_power(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -> None:
+    """Set the power of lasers whose settings name one."""
+    for laser in microscope.lasers:
+        if laser.power_property and laser.name in plan.laser_power:
+            percent = plan.laser_power[laser.name]
+            _set(core, laser.power_property, percent, f'laser_power["{laser.name}"]')
+
+
+def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:
+    """Power of each laser that has a property for it, as it reads now."""
+    return {
+        laser.name: float(core.getProperty(*laser.power_property))
+        for laser in microscope.lasers
+        if laser.power_property
+    }
+
+
+def close_shutter(core: CMMCorePlus) -> None:
+    """Close the shutter if there is one."""
+    if core.getShutterDevice():
+        core.setShutterOpen(False)
+
+
+def _set_presets(core: CMMCorePlus, channels: tuple[PlannedChannel, ...]) -> None:
+    """Apply the presets of all channels of a burst; nothing can change within it."""
+    owners: dict[tuple[str, str], tuple[str, str]] = {}
+    for channel in channels:
+        for device, name, value in core.getConfigData(channel.group, channel.name):
+            first, other = owners.setdefault((device, name), (channel.name, value))
+            if other != value:
+                msg = (
+                    f'channels: the presets "{first}" and "{channel.name}" of group '
+                    f'"{channel.group}" set {device}.{name} differently, which cannot '
+                    "change within one camera sequence; acquire one after the other, "
+                    'axis_order="tpcz", with a time interval above 0'
+                )
+                raise InstrumentError(msg)
+        core.setConfig(channel.group, channel.name)
+
+
+def _set_exposure(
     core: CMMCorePlus, microscope: Microscope, timing: CameraTiming
 ) -> None:
     """Set the exposure; refuse if the camera rounds it by more than one line."""
@@ -60,7 +169,7 @@ def set_exposure(
         raise InstrumentError(msg)
 
 
-def size_buffer(core: CMMCorePlus, timing: CameraTiming, n_frames: int) -> None:
+def _size_buffer(core: CMMCorePlus, timing: CameraTiming, n_frames: int) -> None:
     """Size the circular buffer for a few seconds of frames, before light is armed."""
     frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
     wanted = max(MIN_BUFFER_FRAMES, math.ceil(BUFFER_S * 1000 / timing.period_ms))
@@ -70,25 +179,20 @@ def size_buffer(core: CMMCorePlus, timing: CameraTiming, n_frames: int) -> None:
         core.setCircularBufferMemoryFootprint(footprint_mb)
 
 
-def set_laser_power(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -> None:
-    """Set the power of lasers whose settings name one."""
-    for laser in microscope.lasers:
-        if laser.power_property and laser.name in plan.laser_power:
-            core.setProperty(*laser.power_property, plan.laser_power[laser.name])
+def _focus_um(
+    position: PositionInfo, channel: PlannedChannel, before: Before
+) -> float | None:
+    """Target of the focus stage; without a position's z, where it stood."""
+    if before.focus_um is None:
+        return None
+    base_um = before.focus_um if position.z_um is None else position.z_um
+    return base_um + channel.z_offset_um
 
 
-def move_stages(
+def _move_stages(
     core: CMMCorePlus, position: PositionInfo, focus_um: float | None
 ) -> None:
-    """Go to a position; where it names no coordinate, stay.
-
-    Parameters
-    ----------
-    core : CMMCorePlus
-    position : PositionInfo
-    focus_um : float or None
-        Target of the focus stage; None if there is no such stage.
-    """
+    """Go to a position; where it names no coordinate, stay."""
     if position.x_um is not None or position.y_um is not None:
         x_um, y_um = core.getXYPosition()
         core.setXYPosition(
@@ -100,19 +204,30 @@ def move_stages(
     core.waitForSystem()
 
 
-def open_shutter(core: CMMCorePlus) -> None:
-    """Open the shutter if the core opens it by itself for an image."""
-    if core.getAutoShutter() and core.getShutterDevice():
-        core.setShutterOpen(True)
-
-
-def close_shutter(core: CMMCorePlus) -> None:
-    """Close the shutter if there is one."""
-    if core.getShutterDevice():
-        core.setShutterOpen(False)
+def _set(
+    core: CMMCorePlus, where: Property, value: str | float, field_name: str
+) -> None:
+    """Set a property unless it has the value, and read it back."""
+    if not core.hasProperty(*where):
+        known = ", ".join(core.getDevicePropertyNames(where[0]))
+        msg = f"{field_name}: {where[0]} has no such property; it has {known}"
+        raise InstrumentError(msg)
+    if _same(core.getProperty(*where), value):
+        return
+    try:
+        core.setProperty(*where, value)
+    except (RuntimeError, ValueError) as error:
+        msg = f"{field_name} = {value!r} was refused: {error}"
+        raise InstrumentError(msg) from error
+    if not _same(read := core.getProperty(*where), value):
+        msg = f"{field_name} = {value!r}, but it reads {read!r}"
+        raise InstrumentError(msg)
 
 
 def _same(value: str, wanted: str | float) -> bool:
     if isinstance(wanted, str):
         return value == wanted
-    return math.isclose(float(value), wanted, rel_tol=1e-6)
+    try:
+        return math.isclose(float(value), wanted, rel_tol=1e-6)
+    except ValueError:
+        return False

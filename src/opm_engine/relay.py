@@ -9,6 +9,7 @@ nothing of plans, devices or files.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+POLL_S = 0.02
+
 __all__ = ["Branch", "BranchStats", "ThreadRelay", "latest"]
 
 
@@ -38,7 +41,8 @@ class ThreadRelay:
     of a lossless branch stops the run; under the stock relay there is no way back:
     errors are logged and stay readable in `error` and `stats`.
 
-    The branches share each image and its metadata: read them, do not write into them.
+    The branches share each image, which they cannot write into. Each has a metadata
+    dict of its own, but not of what is in it: read that, do not change it.
 
     Parameters
     ----------
@@ -85,10 +89,10 @@ class ThreadRelay:
         )
         self._run_lock = threading.Lock()
         self._running = False
-        self._run_thread = threading.current_thread()
+        self._run_thread: threading.Thread | None = None
         self._error_lock = threading.Lock()
-        self._error: BaseException | None = None
-        self._owed: BaseException | None = None
+        self._error: Exception | None = None
+        self._owed: Exception | None = None
         self._runner: MDARunner | None = None
         self._told_engine: object = None
         self._home_thread = 0
@@ -99,12 +103,15 @@ class ThreadRelay:
         return tuple(lane.stats for lane in self._lanes)
 
     @property
-    def error(self) -> BaseException | None:
-        """The first error of a lossless branch in this run, or in the last."""
+    def error(self) -> Exception | None:
+        """What `raise_if_failed` raises, in this run, or did in the last."""
         return self._error
 
     def raise_if_failed(self) -> None:
         """Raise the first error of a lossless branch in this run: the handler's own.
+
+        A RuntimeError stands for one that would not reach the caller of ``run`` as what
+        it is (StopIteration, KeyboardInterrupt, SystemExit), which is its cause.
 
         Cheap: an engine calls it before it arms and for every frame.
         """
@@ -119,6 +126,8 @@ class ThreadRelay:
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Any) -> None:
         """Start every branch and wait until its handler has accepted the run."""
         with self._run_lock:
+            if self._is_foreign("sequenceStarted"):
+                return
             self._end_run()  # one that was interrupted and never finished
             self._error = None
             self._lanes = tuple(lane.successor() for lane in self._lanes)
@@ -134,7 +143,12 @@ class ThreadRelay:
     ) -> None:
         """Queue a frame in every branch; wait only while a lossless one is full."""
         if not self._running:
+            self._missed()
             return
+        if self._runs_elsewhere():
+            return  # of the run whose start was ignored
+        image = image.view()
+        image.setflags(write=False)  # no branch can spoil it for another
         for policy in ("latest", "lossless"):  # those that never wait come first
             for lane in self._lanes:
                 if lane.branch.policy == policy:
@@ -145,7 +159,8 @@ class ThreadRelay:
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """End every branch and wait until all it was given is handled."""
         with self._run_lock:
-            self._end_run()
+            if not self._is_foreign("sequenceFinished"):
+                self._end_run()
 
     # ---- connection ----------------------------------------------------------
 
@@ -154,14 +169,15 @@ class ThreadRelay:
         """Connect to a runner, for as many runs as are started in the block.
 
         An engine that has ``attach_relay`` and ``detach_relay`` is told, and raises
-        the error out of ``run``; under another the run is cancelled. A run that still
-        goes on in another thread is waited for on leaving.
+        the error out of ``run``; under another the run is cancelled. A run that goes
+        on in another thread, or is about to start there, is waited for on leaving.
 
         Raises
         ------
         RuntimeError
-            If the relay is connected already.
-        BaseException
+            If the relay is connected already. On leaving, if frames came of a run that
+            had started before.
+        Exception
             On leaving, the first error of a lossless branch that `raise_if_failed` has
             not yet raised in this thread, unless the block itself raised.
         """
@@ -169,6 +185,11 @@ class ThreadRelay:
             msg = "this relay is connected already"
             raise RuntimeError(msg)
         self._owed, self._home_thread = None, threading.get_ident()
+        self._run_thread = None
+        was_running = runner.is_running()  # for ever, if a run was interrupted
+        if was_running:
+            msg = "a run goes on or was interrupted; its frames are not handed on"
+            logger.warning(msg)
         with ExitStack() as leaving:
             leaving.callback(self._disconnected)
             self._tell(runner, leaving)
@@ -176,8 +197,7 @@ class ThreadRelay:
                 signal = getattr(runner.events, name)
                 leaving.callback(_connect(signal, getattr(self, name)))
             yield from self._block()
-            while self._runs_elsewhere() and runner.is_running():
-                time.sleep(0.05)
+            self._wait_for_run(runner, was_running=was_running)
         if self._owed is not None:
             raise self._owed
 
@@ -197,6 +217,23 @@ class ThreadRelay:
             self._told_engine = engine
             leaving.callback(engine.detach_relay, self)
 
+    def _wait_for_run(self, runner: MDARunner, *, was_running: bool) -> None:
+        """Wait for a run in another thread, even one that is only about to start."""
+        knows_nothing = was_running and self._run_thread is None
+        # A thread that was started just now may not have entered `run`.
+        here = threading.current_thread()
+        grace_s = {None: 0.5, here: 0.0}.get(self._run_thread, 0.05)
+        if not _wait_until(
+            lambda: self._running or (runner.is_running() and not knows_nothing),
+            grace_s,
+        ):
+            return
+        if not _wait_until(
+            lambda: self._running or not runner.is_running(), self._start_timeout_s
+        ):
+            logger.error("gave up a run that has not started: nothing of it is kept")
+        _wait_until(lambda: not (self._runs_elsewhere() and runner.is_running()))
+
     def _disconnected(self) -> None:
         """Close what an interrupted run left open, and forget the runner."""
         with self._run_lock:
@@ -209,9 +246,27 @@ class ThreadRelay:
         thread = self._run_thread
         return (
             self._running
+            and thread is not None
             and thread is not threading.current_thread()
             and thread.is_alive()
         )
+
+    def _is_foreign(self, signal: str) -> bool:
+        """Whether a signal comes from a second run at the same time; the first counts.
+
+        The runner does not prevent one.
+        """
+        if not self._runs_elsewhere():
+            return False
+        logger.error("%s of a second run is ignored: the first still goes on", signal)
+        return True
+
+    def _missed(self) -> None:
+        """Owe an error for a frame of a run whose start was not seen."""
+        with self._error_lock:
+            if self._runner is not None and self._owed is None:
+                msg = "frames came of a run that had started: connect before it starts"
+                self._owed = RuntimeError(msg)
 
     def _end_run(self) -> None:
         if not self._running:
@@ -228,12 +283,13 @@ class ThreadRelay:
         log_error(branch, error, logging.INFO if returns else logging.ERROR)
         if branch.policy == "latest":
             return
-        error.add_note(f"(in branch {branch.name!r} of the relay)")
+        raised = _raisable(branch, error)
+        raised.add_note(f"(in branch {branch.name!r} of the relay)")
         with self._error_lock:
             if self._error is None:
-                self._error = error
+                self._error = raised
             if self._owed is None:
-                self._owed = error
+                self._owed = raised
         self._cancel_untold()
 
     def _cancel_untold(self) -> None:
@@ -269,6 +325,24 @@ def _free_name(base: str, taken: set[str]) -> str:
         number += 1
         name = f"{base} {number}"
     return name
+
+
+def _raisable(branch: Branch, error: BaseException) -> Exception:
+    """Return an error that passes through an engine's generator and the runner."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError(f"branch {branch.name!r} raised {error!r}")
+    raised.__cause__ = error
+    return raised
+
+
+def _wait_until(done: Callable[[], bool], timeout_s: float = math.inf) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def _connect(signal: Any, slot: Callable[..., None]) -> Callable[[], None]:

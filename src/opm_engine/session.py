@@ -17,7 +17,7 @@ from pymmcore_plus import CMMCorePlus
 
 from opm_engine import instrument
 from opm_engine.acquisition import Acquisition, acquire
-from opm_engine.config import Microscope
+from opm_engine.config import ConfigError, Microscope
 from opm_engine.daq.nidaq import NIDaq
 from opm_engine.engine import OPMEngine
 from opm_engine.simulation.twin import Twin
@@ -102,6 +102,7 @@ class Scope:
             self.core.mda.set_engine(self.engine)
             instrument.prepare_camera(self.core, microscope)
             self._closing = opening.pop_all()
+            self._is_open = True
 
     def _open_twin(self, opening: ExitStack, specimen: Specimen | None) -> Twin | None:
         if self.microscope.simulation is None:
@@ -115,7 +116,11 @@ class Scope:
         opening.callback(_close_core, core)
         # A registered callback at interpreter exit aborts the process now and then.
         atexit.register(pymmcore.CMMCore.registerCallback, core, None)
-        core.loadSystemConfiguration(self.microscope.mm_config or "")
+        config = Path(self.microscope.mm_config or "")
+        if not config.is_file():
+            msg = f"mm_config: there is no file {config}"
+            raise ConfigError(msg)
+        core.loadSystemConfiguration(config)
         return core
 
     def acquire(
@@ -124,7 +129,7 @@ class Scope:
         out: str | Path,
         *,
         overwrite: bool = False,
-        on_frame: Callable[[int], None] | None = None,
+        on_frame: Callable[[int, int], None] | None = None,
     ) -> Acquisition:
         """Acquire a sequence into a folder: raw, deskewed, projections, log, TOML.
 
@@ -132,11 +137,13 @@ class Scope:
         ----------
         sequence : useq.MDASequence
         out : path
-            Made if missing; may hold other files.
+            Made if missing; may hold other files. ``{run:03d}`` in it becomes the
+            first free number, from 0.
         overwrite : bool
             Replace datasets and reports of an earlier acquisition.
         on_frame : callable, optional
-            Called with the number of frames so far; must be quick.
+            Called with the number of frames so far and of all (0 if mode is off);
+            must be quick.
 
         Returns
         -------
@@ -149,7 +156,12 @@ class Scope:
             If a dataset or report would be overwritten.
         PlanError
             If the microscope cannot play the sequence.
+        RuntimeError
+            If a run is in progress, or the microscope was closed.
         """
+        if not self._is_open:
+            msg = "this microscope was closed; open it again"
+            raise RuntimeError(msg)
         return acquire(
             self.engine, sequence, Path(out), overwrite=overwrite, on_frame=on_frame
         )
@@ -160,12 +172,16 @@ class Scope:
         A run that goes on in another thread is given a moment to end; after an
         interrupt in its own thread the runner says for ever that it is running.
         """
-        with self._closing:
-            self.engine.make_dark()
+        self._is_open = False
+        with self._closing as last_to_first:
+            last_to_first.callback(self._await_end)
             self.core.mda.cancel()
-            deadline_s = time.monotonic() + CANCEL_S
-            while self.core.mda.is_running() and time.monotonic() < deadline_s:
-                time.sleep(0.01)
+            self.engine.make_dark()
+
+    def _await_end(self) -> None:
+        deadline_s = time.monotonic() + CANCEL_S
+        while self.core.mda.is_running() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self

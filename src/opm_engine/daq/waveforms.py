@@ -51,7 +51,7 @@ def burst_waveform(plan: ScanPlan, burst: Burst, microscope: Microscope) -> Wave
         channels=(galvo.channel,),
         initial_v=volts[:1],
         settle_ms=galvo.settle_ms,
-        period_ms=plan.channel_of(burst, 0).timing.period_ms,
+        period_ms=plan.channels_of(burst)[0].timing.period_ms,
         n_samples=n_samples,
         max_rate_hz=1000 / shortest_ms,
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from opm_engine.config import Laser, Microscope
 
 
+MAX_EXPOSURE_MS = 600_000
+
+
 def plan_channels(
     sequence: useq.MDASequence, microscope: Microscope
 ) -> tuple[PlannedChannel, ...]:
@@ -25,6 +28,11 @@ def plan_channels(
         names = ", ".join(microscope.laser_names)
         msg = f"channels: which laser? Name at least one of {names}"
         raise PlanError(msg)
+    configs = [channel.config for channel in sequence.channels]
+    for config in configs:
+        if configs.count(config) > 1:
+            msg = f'channels: "{config}" is there twice; name each laser once'
+            raise PlanError(msg)
     return tuple(_channel(channel, microscope) for channel in sequence.channels)
 
 
@@ -37,8 +45,11 @@ def _channel(channel: useq.Channel, microscope: Microscope) -> PlannedChannel:
         )
         raise PlanError(msg)
     laser = _laser(channel.config, microscope, where)
-    if channel.exposure is None:
-        msg = f"{where}.exposure is missing; give it in ms"
+    if channel.exposure is None or not 0 < channel.exposure <= MAX_EXPOSURE_MS:
+        msg = (
+            f"{where}.exposure = {channel.exposure}; give it in ms, "
+            f"{MAX_EXPOSURE_MS} at most"
+        )
         raise PlanError(msg)
     return PlannedChannel(
         name=channel.config,

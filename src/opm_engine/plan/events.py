@@ -13,6 +13,7 @@ import useq
 from useq._mda_event import Channel as EventChannel
 from useq._mda_event import ReadOnlyDict
 
+from opm_engine.plan.axes import plan_sizes
 from opm_engine.plan.model import AXES
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class BurstEvents(Sequence[useq.MDAEvent]):
         self._burst = burst
         self._z_um = [float(z) for z in sequence.z_plan or ()]
         self._positions = list(sequence.stage_positions)
-        self._axes = tuple(axis for axis in AXES if axis in sequence.used_axes)
+        sizes = plan_sizes(sequence)
+        self._axes = tuple(axis for axis in AXES if sizes[axis])
 
     def __len__(self) -> int:
         return self._burst.n_events

@@ -154,6 +154,12 @@ class ScanPlan(_Frozen):
         """Frames that a run yields."""
         return math.prod(self.sizes.values())
 
+    @property
+    def duration_s(self) -> float:
+        """Time that the camera exposes in a run; stages and board come on top."""
+        mean_ms = sum(c.timing.period_ms for c in self.channels) / len(self.channels)
+        return self.n_events * mean_ms / 1000
+
     def offset_um(self, plane: int) -> float:
         """Scan offset of a plane, in acquisition order."""
         return self.start_um + plane * self.step_um
@@ -178,9 +184,11 @@ class ScanPlan(_Frozen):
                 n_runs=n_runs,
             )
 
-    def channel_of(self, burst: Burst, event: int) -> PlannedChannel:
-        """Return the channel of the burst's ``event``-th lit frame."""
-        return self.channels[self.index_of(burst, event)["c"]]
+    def channels_of(self, burst: Burst) -> tuple[PlannedChannel, ...]:
+        """Return the channels that a burst acquires; their exposures are equal."""
+        if "c" in burst.index:
+            return (self.channels[burst.index["c"]],)
+        return self.channels
 
     def index_of(self, burst: Burst, event: int) -> dict[Axis, int]:
         """Return all four indices of the burst's ``event``-th lit frame."""

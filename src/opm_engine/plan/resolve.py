@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from opm_engine.plan.axes import plan_axes, plan_interval_s, plan_sizes
 from opm_engine.plan.channels import plan_channels, refuse_unequal_interleaved
 from opm_engine.plan.foreign import positions_of
 from opm_engine.plan.model import Axis, PlannedChannel, ScanPlan
@@ -22,6 +23,8 @@ from opm_engine.plan.scan import (
 from opm_engine.plan.settings import PlanError, ScanSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import useq
 
     from opm_engine.config import Microscope
@@ -49,16 +52,18 @@ def plan_scan(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan:
     settings = ScanSettings.of(sequence)
     refuse_irregular(sequence)
     mode = _mode(settings, sequence)
+    sizes = plan_sizes(sequence)
     channels = plan_channels(sequence, microscope)
-    axes = _axes(sequence)
+    axes = plan_axes(sequence, sizes)
+    interval_s = plan_interval_s(sequence)
     start_um, step_um, n_planes = plan_offsets(sequence, mode)
-    n_times, interval_s = _times(sequence)
     positions = positions_of(sequence)
     refuse_unequal_interleaved(axes, channels)
+    _refuse_unblanked(settings, channels)
     refuse_volts(microscope, start_um, start_um + step_um * (n_planes - 1))
     refuse_unsettled(microscope, channels, step_um)
     n_flyback = flyback_frames(microscope, channels, step_um * (n_planes - 1))
-    return ScanPlan(
+    plan = ScanPlan(
         mode=mode,
         blanking=settings.blanking,
         laser_power=_laser_power(settings, microscope),
@@ -66,14 +71,14 @@ def plan_scan(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan:
         burst_axes=_burst_axes(axes, channels, interval_s),
         channels=channels,
         positions=positions,
-        n_times=n_times,
+        n_times=sizes["t"] or 1,
         interval_s=interval_s,
         start_um=start_um,
         step_um=step_um,
         n_flyback=n_flyback,
         geometry=plan_geometry(microscope, start_um, step_um, n_planes),
-        warnings=_warnings(settings, channels),
     )
+    return plan.model_copy(update={"warnings": tuple(_warnings(plan))})
 
 
 def _mode(
@@ -91,48 +96,22 @@ def _mode(
     return settings.mode
 
 
-def _axes(sequence: useq.MDASequence) -> tuple[Axis, ...]:
-    """Used axes, with c and z last; a single channel's place does not matter."""
-    sizes = sequence.sizes
-    order: list[str] = [str(axis) for axis in sequence.axis_order]
-    used = [axis for axis in order if sizes[axis]]
-    if "z" not in used:
-        used.insert(used.index("c") + 1, "z")
-    if sizes["c"] == 1:
-        used.remove("c")
-        used.insert(used.index("z"), "c")
-    if set(used[-2:]) != {"z", "c"}:
-        msg = (
-            f'axis_order = "{"".join(order)}": it must end in "zc" (channels '
-            'interleaved per plane) or "cz" (one channel after the other), like "tpzc"'
-        )
-        raise PlanError(msg)
-    return tuple(used)  # type: ignore[arg-type]  # refuse_irregular left t, p, c, z
-
-
-def _times(sequence: useq.MDASequence) -> tuple[int, float]:
-    if sequence.time_plan is None:
-        return 1, 0.0
-    n_times = sequence.sizes["t"]
-    interval_s = sequence.time_plan.interval.total_seconds()  # type: ignore[union-attr]  # refuse_irregular let no phases through
-    return n_times, interval_s
-
-
 def _burst_axes(
     axes: tuple[Axis, ...], channels: tuple[PlannedChannel, ...], interval_s: float
 ) -> tuple[Axis, ...]:
     """The inner axes that one camera sequence covers.
 
-    Channels one after the other share it if nothing but the laser changes; time
-    points join if they are gapless and nothing else moves between them.
+    Interleaved channels share it. Channels one after the other have one each, so that
+    presets may differ, unless gapless time points leave no room between them; then
+    nothing but the laser may change.
     """
+    gapless = axes[:-2][-1:] == ("t",) and interval_s == 0
     alike = len({(c.timing.exposure_ms, c.z_offset_um) for c in channels}) == 1
-    if axes[-1] == "z" and not alike:
+    if gapless and alike:
+        return axes[-3:]
+    if axes[-1] == "z" and len(channels) > 1:
         return ("z",)
-    inner = axes[-2:]
-    if axes[:-2][-1:] == ("t",) and interval_s == 0:
-        inner = axes[-3:]
-    return inner
+    return axes[-2:]
 
 
 def _laser_power(settings: ScanSettings, microscope: Microscope) -> dict[str, float]:
@@ -145,15 +124,24 @@ def _laser_power(settings: ScanSettings, microscope: Microscope) -> dict[str, fl
     return dict(settings.laser_power)
 
 
-def _warnings(
+def _refuse_unblanked(
     settings: ScanSettings, channels: tuple[PlannedChannel, ...]
-) -> tuple[str, ...]:
-    if settings.blanking:
-        return ()
-    if len(channels) > 1:
+) -> None:
+    if not settings.blanking and len(channels) > 1:
         msg = (
             "blanking: lasers of several channels must be blanked during readout, "
             "else each lights the other's rows; leave blanking on"
         )
         raise PlanError(msg)
-    return ("blanking is off: light during readout smears neighbouring planes",)
+
+
+def _warnings(plan: ScanPlan) -> Iterator[str]:
+    """What works, but not as the user may think."""
+    if not plan.blanking:
+        yield "blanking is off: light during readout smears neighbouring planes"
+    one_time_s = plan.duration_s / plan.n_times
+    if 0 < plan.interval_s < one_time_s and plan.n_times > 1:
+        yield (
+            f"time_plan: a time point takes {one_time_s:.3g} s or more, longer than "
+            f"the interval of {plan.interval_s:g} s; they will follow late"
+        )

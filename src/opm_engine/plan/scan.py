@@ -33,7 +33,10 @@ def plan_offsets(sequence: useq.MDASequence, mode: str) -> tuple[float, float, i
         raise PlanError(msg)
     offsets_um = np.asarray(list(sequence.z_plan), dtype=float)
     if offsets_um.size < 2:
-        msg = 'z_plan: a scan has at least two planes; use mode "single" for one'
+        msg = (
+            'z_plan: a scan has at least two planes, so "range" must be at least '
+            '"step"; leave z_plan out for a single plane'
+        )
         raise PlanError(msg)
     steps_um = np.diff(offsets_um)
     step_um = float(steps_um.mean())

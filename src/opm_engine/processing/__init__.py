@@ -2,7 +2,7 @@
 
 ``taps`` (geometry of the interpolation) -> ``kernels`` (compiled loops) ->
 ``streaming`` (one volume, plane by plane) -> ``deskew`` (a whole stack) and
-``scan``, ``handler`` (a run).
+``scan``, ``handler``, ``outputs`` (a run).
 """
 
 from opm_engine.processing.deskew import deskew

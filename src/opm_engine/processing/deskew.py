@@ -6,14 +6,10 @@ come from a person: each is judged, and refused by name. Knows no files or event
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from opm_engine.geometry import Geometry
+from opm_engine.geometry import Geometry, positive
 from opm_engine.processing.streaming import Deskewer
 
 
@@ -68,41 +64,22 @@ def deskew(
     if _overlap(stack, out):
         msg = "out must not share memory with stack"
         raise ValueError(msg)
-    angle_deg = _positive("angle_deg", angle_deg)
+    angle_deg = positive("angle_deg", angle_deg)
     if angle_deg >= 90:
         msg = f"angle_deg must lie between 0 and 90 degrees, not {angle_deg:g}"
         raise ValueError(msg)
     geometry = Geometry(
         angle_deg=angle_deg,
-        step_um=_positive("step_um", step_um),
-        pixel_size_um=_positive("pixel_size_um", pixel_size_um),
+        step_um=positive("step_um", step_um),
+        pixel_size_um=positive("pixel_size_um", pixel_size_um),
         n_planes=stack.shape[0],
         n_rows=stack.shape[1],
         n_columns=stack.shape[2],
     )
-    deskewer = Deskewer(geometry, voxel_size_um=_voxel(voxel_size_um), out=out)
+    deskewer = Deskewer(geometry, voxel_size_um=voxel_size_um, out=out)
     for n in range(geometry.n_planes):
         deskewer.add(np.asarray(stack[n]))
     return deskewer.volume
-
-
-def _positive(name: str, value: Any) -> float:
-    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if not is_number or not 0 < value < math.inf:
-        msg = f"{name} must be a positive, finite number, not {value!r}"
-        raise ValueError(msg)
-    return float(value)
-
-
-def _voxel(value: Any) -> float | tuple[float, float] | None:
-    if value is None:
-        return None
-    if np.ndim(value) == 0:
-        return _positive("voxel_size_um", value)
-    if len(value) != 2:
-        msg = f"voxel_size_um must be a number or a pair (dz, dy), not {value!r}"
-        raise ValueError(msg)
-    return _positive("voxel_size_um", value[0]), _positive("voxel_size_um", value[1])
 
 
 def _overlap(stack: object, out: object) -> bool:

@@ -1,15 +1,14 @@
 """`Deskew`: the handler that turns a stream of planes into volumes.
 
 Separate from the deskewers because it only sorts: which plane belongs to which volume,
-what the outputs must be told, what was left unfinished. Knows no geometry and no
-microscope beyond what the run's metadata say.
+what was left unfinished. ``outputs`` knows how to tell others. Knows no geometry and
+no microscope beyond what the run's metadata say.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 from opm_engine.geometry import Geometry, voxel_size
 from opm_engine.plan import BLOCK, block_of, is_loose
-from opm_engine.processing.scan import (
-    Block,
-    Scan,
-    VoxelSize,
-    describe_scan,
+from opm_engine.processing.outputs import (
+    finish_all,
+    hand_out,
+    judged,
+    start_all,
 )
+from opm_engine.processing.scan import Block, Scan, VoxelSize, describe_scan
 from opm_engine.processing.streaming import Deskewer, warm_up
 from opm_engine.processing.taps import make_taps
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Meta = dict[str, Any]
 Index = dict[str, int]
+Key = frozenset[tuple[str, int]]
 Run = tuple["useq.MDASequence", Meta]
 
 
@@ -68,6 +69,8 @@ class Deskew:
 
     Raises
     ------
+    TypeError
+        If an output is not a handler, or ``geometry`` not a :class:`Geometry`.
     ValueError
         If ``voxel_size_um`` is not positive.
     """
@@ -80,7 +83,10 @@ class Deskew:
         voxel_size_um: VoxelSize = None,
     ) -> None:
         voxel_size(1.0, voxel_size_um)  # refuses nonsense now, not in the run
-        self.outputs = tuple(outputs)
+        if not isinstance(geometry, Geometry | None):
+            msg = f"geometry must be a Geometry(angle_deg=..., ...), not {geometry!r}"
+            raise TypeError(msg)
+        self.outputs = judged(outputs)
         self.geometry = geometry
         self.voxel_size_um = voxel_size_um
         self.incomplete: tuple[Index, ...] = ()
@@ -88,7 +94,8 @@ class Deskew:
         self._project = any(hasattr(o, "projectionsReady") for o in self.outputs)
         self._run: Run | None = None
         self._scan: Scan | None = None
-        self._open: dict[frozenset[tuple[str, int]], tuple[Index, Deskewer]] = {}
+        self._open: dict[Key, tuple[Index, Deskewer]] = {}
+        self._done: set[Key] = set()
 
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Meta) -> None:
         """Compile the kernels and start the outputs.
@@ -104,6 +111,7 @@ class Deskew:
         self._run = sequence, summary
         self._scan = None
         self._open = {}
+        self._done = set()
         self.incomplete = ()
         self.latency_ms.clear()
         warm_up()
@@ -117,8 +125,9 @@ class Deskew:
         Raises
         ------
         ValueError
-            If the plane is not the next one of its volume or not of its shape, or the
-            frame's metadata announce another scan than the one running.
+            If the plane is not the next one of its volume or not of its shape, its
+            volume was complete before, or the frame's metadata announce another scan
+            than the one running.
         RuntimeError
             If no run has started.
         """
@@ -127,16 +136,18 @@ class Deskew:
         index = {axis: i for axis, i in event.index.items() if axis != "z"}
         key = frozenset((axis, i) for axis, i in index.items() if i)
         _, deskewer = self._open.get(key, (index, None))
-        _check_order(event, 0 if deskewer is None else deskewer.n_added)
+        n_before = scan.geometry.n_planes if key in self._done else 0
+        _check_order(event, n_before if deskewer is None else deskewer.n_added)
         if deskewer is None:
             deskewer = self._new_deskewer(scan)
             self._open[key] = index, deskewer
         deskewer.add(image)
         if deskewer.is_complete:
             del self._open[key]
+            self._done.add(key)
             self.latency_ms.append((perf_counter() - arrived) * 1e3)
             event = event.model_copy(update={"index": type(event.index)(index)})
-            self._hand_out(deskewer, event, self._volume_meta(event, meta))
+            hand_out(self.outputs, deskewer, event, self._volume_meta(event, meta))
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Finish every output, even if another fails; then raise the first failure."""
@@ -146,10 +157,7 @@ class Deskew:
         )
         outputs = self.outputs if self._scan is not None else ()
         self._run, self._scan, self._open = None, None, {}
-        with ExitStack() as stack:  # last in, first out; the last one to fail is raised
-            for output in outputs:
-                if hasattr(output, "sequenceFinished"):
-                    stack.callback(output.sequenceFinished, sequence)
+        finish_all(outputs, sequence)
 
     def _follow(self, event: useq.MDAEvent, meta: Meta) -> Scan:
         """Return the scan that a frame belongs to; its first frame may announce it."""
@@ -175,9 +183,7 @@ class Deskew:
         self._scan = scan
         sequence, summary = run
         extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
-        for output in self.outputs:
-            if hasattr(output, "sequenceStarted"):
-                output.sequenceStarted(sequence, {**summary, "extra": extra})
+        start_all(self.outputs, sequence, {**summary, "extra": extra})
         return scan
 
     def _new_deskewer(self, scan: Scan) -> Deskewer:
@@ -192,17 +198,14 @@ class Deskew:
         changed = {"mda_event": event} if "mda_event" in meta else {}
         return {**meta, **changed, "extra": extra}
 
-    def _hand_out(self, deskewer: Deskewer, event: useq.MDAEvent, meta: Meta) -> None:
-        for output in self.outputs:
-            if hasattr(output, "projectionsReady"):
-                output.projectionsReady(deskewer.projections, event, meta)
-            elif hasattr(output, "frameReady"):
-                output.frameReady(deskewer.volume, event, meta)
-
 
 def _check_order(event: useq.MDAEvent, expected: int) -> None:
     plane = event.index.get("z", 0)
-    if plane != expected:
-        what = "came twice" if plane < expected else f"came, plane {expected} did not"
-        msg = f"plane {plane} of {dict(event.index)} {what}: no volume without gaps"
-        raise ValueError(msg)
+    if plane == expected:
+        return
+    if plane < expected:
+        what = "came twice; deskew it in a run of its own"
+    else:
+        what = f"came, plane {expected} did not: no volume without gaps"
+    msg = f"plane {plane} of {dict(event.index)} {what}"
+    raise ValueError(msg)

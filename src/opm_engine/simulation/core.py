@@ -16,11 +16,11 @@ from pymmcore_plus.experimental.unicore.core._sequence_buffer import SequenceBuf
 
 from opm_engine.simulation.camera import SimulatedCamera
 from opm_engine.simulation.devices import (
-    LASER_SELECT,
     SimulatedFocus,
     SimulatedLasers,
     SimulatedShutter,
     SimulatedXYStage,
+    ready_property,
 )
 from opm_engine.simulation.imaging import Field, Imaging
 from opm_engine.simulation.specimen import Optics, Specimen
@@ -178,7 +178,7 @@ def demo_specimen(microscope: Microscope) -> Specimen:
 def _define_configs(core: SimulatedCore, microscope: Microscope) -> None:
     group, pixel_config = microscope.channel_group, "simulated"
     for name in microscope.laser_names:
-        core.defineConfig(group, name, LASERS, LASER_SELECT, name)
+        core.defineConfig(group, name, LASERS, ready_property(name), "On")
     core.setChannelGroup(group)
     core.definePixelSizeConfig(pixel_config)
     core.setPixelSizeUm(pixel_config, microscope.geometry.pixel_size_um)

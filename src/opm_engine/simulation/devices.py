@@ -19,8 +19,6 @@ from pymmcore_plus.experimental.unicore import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LASER_SELECT = "LaserSelect"
-
 
 class SimulatedXYStage(XYStageDevice):
     """Moves the sample in x and y."""
@@ -103,17 +101,17 @@ class SimulatedShutter(ShutterDevice):
 class SimulatedLasers(GenericDevice):
     """The laser unit: which laser a preset names, and the power of each.
 
-    Properties ``LaserSelect`` (a name or "None"; it switches nothing, the board does)
-    and ``Power-<name>`` in percent.
+    Properties ``Ready-<name>`` ("On" or "Off", what presets set; it switches nothing,
+    the board does) and ``Power-<name>`` in percent.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self._names = tuple(names)
-        self.register_property(
-            LASER_SELECT, default_value="None", allowed_values=("None", *names)
-        )
         for name in names:
+            self.register_property(
+                ready_property(name), default_value="Off", allowed_values=("On", "Off")
+            )
             self.register_property(
                 power_property(name), default_value=100.0, limits=(0.0, 100.0)
             )
@@ -124,6 +122,11 @@ class SimulatedLasers(GenericDevice):
             float(self.get_property_value(power_property(name))) / 100
             for name in self._names
         )
+
+
+def ready_property(name: str) -> str:
+    """Name of the property that a laser's preset sets."""
+    return f"Ready-{name}"
 
 
 def power_property(name: str) -> str:

@@ -65,7 +65,10 @@ def image_attributes(
 
 
 def datasets(stream: Stream) -> list[dict[str, Any]]:
-    """Return the ``datasets`` of an image's ``multiscales``: scales in s and µm."""
+    """Return the ``datasets`` of an image's ``multiscales``, in s and µm.
+
+    The translation is relative to the stage position, which our block tells.
+    """
     # An interval of 0 means as fast as the camera goes; a scale may not be 0.
     scale = [stream.interval_s or 1.0, 1.0, *stream.scale_um]
     translation = [0.0, 0.0, *stream.translation_um]

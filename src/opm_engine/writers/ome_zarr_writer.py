@@ -1,8 +1,8 @@
 r"""`OMEZarrWriter`: the handler that saves a run.
 
-Follows runs and events, and refuses what does not belong. Separate from ``store``
-(layout on disk), ``shards`` (pixels), ``paths`` and ``metadata``, so that it holds
-nothing but a run's life::
+Follows runs and events. Separate from ``run`` (what belongs), ``store`` (layout on
+disk), ``shards`` (pixels), ``paths`` and ``metadata``, so that it holds nothing but a
+run's life::
 
     idle --sequenceStarted--> open --frameReady...--> open --sequenceFinished--> idle
       \--(no block yet)--> waiting --first frameReady--> open
@@ -17,20 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from opm_engine.plan import Stream, block_of, is_loose
 from opm_engine.writers import paths
 from opm_engine.writers.metadata import planes_of
+from opm_engine.writers.run import Run
 from opm_engine.writers.shards import (
     SHARD_BYTES,
-    Index,
     PlaneShards,
     VolumeShards,
-    array_shape,
     n_bytes,
     planes_per_shard,
 )
@@ -45,7 +43,7 @@ class OMEZarrWriter:
 
     One image per stage position with axes t, c, z, y, x, sharded; all metadata are
     written before the first frame. One object serves many runs, one after another.
-    What was never written reads as 0. The same index written twice keeps the later.
+    What was never written reads as 0. Nothing that was written is written over.
 
     Parameters
     ----------
@@ -66,7 +64,8 @@ class OMEZarrWriter:
     Raises
     ------
     ValueError
-        If there is no such codec, or the path has other fields than ``{run}``.
+        If there is no such codec, ``shard_bytes`` is not positive, or the path has
+        other fields than ``{run}``.
     """
 
     def __init__(
@@ -80,6 +79,9 @@ class OMEZarrWriter:
         if codec not in COMPRESSORS:
             msg = f"codec must be one of {', '.join(COMPRESSORS)}, not {codec!r}"
             raise ValueError(msg)
+        if shard_bytes < 1:
+            msg = f"shard_bytes must be 1 or more, not {shard_bytes!r}"
+            raise ValueError(msg)
         paths.numbered(path, 0)
         self.error: Exception | None = None
         self._template = path
@@ -88,7 +90,7 @@ class OMEZarrWriter:
         self._shard_bytes = shard_bytes
         self._path = Path(path)
         self._summary: Mapping[str, Any] = {}
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._frames_written = 0
 
     @property
@@ -124,9 +126,10 @@ class OMEZarrWriter:
             self._frames_written = 0
             self._summary = summary
             if block := block_of(summary):
-                self._open(Stream.model_validate(block["stream"]), block)
+                owner = None if is_loose(sequence) else sequence
+                self._open(Stream.model_validate(block["stream"]), block, owner)
             elif not is_loose(sequence):
-                self._open(planes_of(sequence, summary), {})
+                self._open(planes_of(sequence, summary), {}, sequence)
             # else its first frame tells more
 
     def frameReady(
@@ -137,16 +140,13 @@ class OMEZarrWriter:
         Raises
         ------
         ValueError
-            If the item does not fit the stream: shape, dtype, index, or another
-            stream than before.
+            If the item does not fit the stream (shape, dtype, index), came before, or
+            belongs to another stream or sequence than the run.
         OSError
             If it cannot be written.
         """
         with self._noting_errors():
-            run = self._run_of(event, meta)
-            _refuse_misfit(run.stream, image)
-            index = _index_of(run.stream, event.index)
-            self._frames_written += run.shards.put(index, image)
+            self._frames_written += self._run_of(event, meta).put(image, event)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Write what is still held; harmless without a run.
@@ -172,21 +172,28 @@ class OMEZarrWriter:
                 self._close()
             raise
 
-    def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> _Run:
+    def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> Run:
         """Return the open run, or open what the frame announces."""
         block = block_of(meta)
         if self._run is None:
             if block:
-                return self._open(Stream.model_validate(block["stream"]), block)
+                stream = Stream.model_validate(block["stream"])
+                return self._open(stream, block, event.sequence)
             if event.sequence is None:
                 msg = "a frame came, but nothing said what frames will come"
                 raise ValueError(msg)
-            return self._open(planes_of(event.sequence, self._summary), {})
+            stream = planes_of(event.sequence, self._summary)
+            return self._open(stream, {}, event.sequence)
         if block:
-            _refuse_change(self._run.stream, Stream.model_validate(block["stream"]))
+            self._run.refuse_change(Stream.model_validate(block["stream"]))
         return self._run
 
-    def _open(self, stream: Stream, block: Mapping[str, Any]) -> _Run:
+    def _open(
+        self,
+        stream: Stream,
+        block: Mapping[str, Any],
+        sequence: useq.MDASequence | None,
+    ) -> Run:
         path = paths.resolve(self._template)
         paths.refuse_existing(path, overwrite=self._overwrite)
         compressed = self._codec != "none"
@@ -196,50 +203,11 @@ class OMEZarrWriter:
         depth = planes_per_shard(stream, self._shard_bytes)
         arrays = create_store(path, stream, block, depth, self._codec)
         shards = PlaneShards if stream.kind == "planes" else VolumeShards
-        self._run = _Run(stream, shards(arrays, stream, depth))
+        self._run = Run(stream, shards(arrays, stream, depth), sequence)
         return self._run
 
     def _close(self) -> None:
         run, self._run = self._run, None
         self._summary = {}
         if run is not None:
-            self._frames_written += run.shards.flush()
-
-
-class _Run(NamedTuple):
-    stream: Stream
-    shards: PlaneShards | VolumeShards
-
-
-def _refuse_change(before: Stream, now: Stream) -> None:
-    names = Stream.model_fields
-    changed = [name for name in names if getattr(before, name) != getattr(now, name)]
-    if changed:
-        msg = (
-            f"the frames changed within the run ({', '.join(changed)}); save them in "
-            "a run of their own"
-        )
-        raise ValueError(msg)
-
-
-def _refuse_misfit(stream: Stream, image: npt.NDArray[Any]) -> None:
-    if image.shape != stream.shape or image.dtype != np.dtype(stream.dtype):
-        msg = (
-            f"expected {stream.dtype} {stream.shape}, "
-            f"got {image.dtype} {tuple(image.shape)}"
-        )
-        raise ValueError(msg)
-
-
-def _index_of(stream: Stream, index: Mapping[str, int]) -> Index:
-    """Return where an event's item belongs; a volume's z says nothing."""
-    n_times, n_channels, n_planes, *_ = array_shape(stream)
-    sizes = {"p": len(stream.positions), "t": n_times, "c": n_channels, "g": 1}
-    if stream.kind == "planes":
-        sizes["z"] = n_planes
-    for axis, size in sizes.items():
-        if not 0 <= index.get(axis, 0) < size:
-            msg = f"{axis} = {index[axis]} lies outside the {size} planned"
-            raise ValueError(msg)
-    where = {axis: index.get(axis, 0) for axis in sizes if axis != "g"}
-    return Index(**where)
+            self._frames_written += run.flush()

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import re
 import shutil
 from pathlib import Path
+
+RUN = re.compile(r"\{run(?::(0[1-9]d))?\}")
+"""``{run}``, or ``{run:03d}`` with any one digit for the 3."""
 
 COMPRESSION = 4
 """No codec gains more than this on camera counts, whose noise bounds it."""
@@ -21,15 +25,16 @@ def numbered(template: str | Path, run: int) -> Path:
     Raises
     ------
     ValueError
-        If the path has other fields.
+        If the path has other fields, or a stray brace.
     """
-    if "{run" not in str(template):
-        return Path(template)
-    try:
-        return Path(str(template).format(run=run))
-    except (LookupError, ValueError) as error:
-        msg = f"path {str(template)!r}: {{run}} and {{run:03d}} are all it may have"
-        raise ValueError(msg) from error
+    path = RUN.sub(lambda field: format(run, field[1] or ""), str(template))
+    if "{" in path or "}" in path:
+        msg = (
+            f"path {str(template)!r}: {{run}} and {{run:03d}} are all that may stand "
+            "in braces"
+        )
+        raise ValueError(msg)
+    return Path(path)
 
 
 def resolve(template: str | Path) -> Path:

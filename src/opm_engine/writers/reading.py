@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
+from opm_engine.writers.metadata import ARRAY
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def open_image(store: Path, position: int = 0) -> zarr.Array[Any]:
+def open_image(store: str | Path, position: int = 0) -> zarr.Array[Any]:
     """Open the image of one stage position.
 
     Parameters
     ----------
-    store : Path
+    store : str or Path
         An OME-Zarr store.
     position : int
         Stage position, from 0.
@@ -31,17 +33,17 @@ def open_image(store: Path, position: int = 0) -> zarr.Array[Any]:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such store.
     KeyError
         If the store holds no such position.
     """
     root = zarr.open_group(store, mode="r")
     ome: Any = root.attrs.get("ome", {})
     several = "bioformats2raw.layout" in ome
-    if not several and position:
-        msg = f"{store} holds one position, not {position}"
-        raise KeyError(msg)
-    image = root[f"{position}/0" if several else "0"]
+    group = f"{position}/" if several or position else ""
+    image = root.get(f"{group}{ARRAY}")
     if not isinstance(image, zarr.Array):
-        msg = f"{store} holds no image at position {position}"
+        msg = f"{store} holds no image of position {position}"
         raise KeyError(msg)
     return image

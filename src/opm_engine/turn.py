@@ -1,0 +1,44 @@
+"""`Turn`: one run at a time.
+
+Separate from the engine because it is about threads alone. pymmcore-plus's runner has
+no such guard: a second run would end the first without a word.
+"""
+
+from __future__ import annotations
+
+import threading
+
+
+class Turn:
+    """Whose run it is: a thread's, from the start of its run to its announced end."""
+
+    def __init__(self) -> None:
+        self._owner: threading.Thread | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread runs."""
+        return self._owner is threading.current_thread()
+
+    def refuse_second(self) -> None:
+        """Raise if another thread is in the middle of a run.
+
+        Raises
+        ------
+        RuntimeError
+            Says what to do.
+        """
+        if self.is_mine:
+            self._owner = None  # interrupted, so its end was never announced
+        elif self._owner is not None and self._owner.is_alive():
+            msg = "a run is in progress; wait for it, or cancel it"
+            raise RuntimeError(msg)
+
+    def take(self) -> None:
+        """Start a run in the calling thread; see `refuse_second`."""
+        self.refuse_second()
+        self._owner = threading.current_thread()
+
+    def release(self) -> None:
+        """End the run."""
+        self._owner = None

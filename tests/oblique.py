@@ -1,0 +1,48 @@
+"""The deskew formula, written out plainly in float64, for tests to compare with."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+TOLERANCE = 1e-9
+
+
+def _two_taps(position: float) -> list[tuple[int, float]]:
+    """(index, weight) around a position; what has no weight is left out."""
+    whole = math.floor(position + TOLERANCE)
+    part = position - whole
+    if part <= TOLERANCE:
+        return [(whole, 1.0)]
+    return [(whole, 1 - part), (whole + 1, part)]
+
+
+def _taps(y, z, theta, p):
+    """All (plane, row, weight) of a voxel; y, z and p in camera pixels."""
+    v = y - z / math.tan(theta)
+    taps = []
+    for n, plane_weight in _two_taps(v / p):
+        distance = v - n * p  # l on plane n, -(p - l) on plane n + 1
+        row = z / math.sin(theta) + distance * math.cos(theta)
+        taps += [(n, s, plane_weight * weight) for s, weight in _two_taps(row)]
+    return taps
+
+
+def reference(stack, angle_deg, step_um, pixel_um, voxel_um):
+    """Float64 volume and its valid mask, voxel row by voxel row."""
+    n_planes, n_rows, n_columns = stack.shape
+    theta = math.radians(angle_deg)
+    dz, dy = voxel_um
+    height = (n_rows - 1) * pixel_um * math.sin(theta)
+    length = (n_planes - 1) * step_um + (n_rows - 1) * pixel_um * math.cos(theta)
+    nz = math.floor(height / dz + TOLERANCE) + 1
+    ny = math.floor(length / dy + TOLERANCE) + 1
+    volume = np.zeros((nz, ny, n_columns))
+    valid = np.zeros((nz, ny), bool)
+    for k, j in np.ndindex(nz, ny):
+        taps = _taps(j * dy / pixel_um, k * dz / pixel_um, theta, step_um / pixel_um)
+        if all(0 <= n < n_planes and 0 <= s < n_rows for n, s, _ in taps):
+            volume[k, j] = sum(weight * stack[n, s] for n, s, weight in taps)
+            valid[k, j] = True
+    return volume, valid

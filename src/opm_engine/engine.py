@@ -222,7 +222,9 @@ class OPMEngine(MDAEngine):
             if number == 0 and event.plan is not self._announced:
                 meta["extra"] = {BLOCK: self._describe(event.plan)}
             number += 1
-            if (yield frame.image, sub_event, meta) == "cancel":
+            signal = yield frame.image, sub_event, meta
+            # A second run that was refused makes the runner say so to the first one.
+            if signal == "cancel" and self._cancelled():
                 return
         if not self._cancelled():
             self._close_accounts(event, source)

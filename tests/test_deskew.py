@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from oblique import reference
 from opm_engine.geometry import volume_shape
 from opm_engine.processing import deskew
-from oblique import reference
 
 
 @st.composite
@@ -189,6 +189,27 @@ def test_refuses_nonsense_by_name(name: str, value: object) -> None:
     arguments = {"stack": STACK, **SCAN, name: value}
     with pytest.raises(ValueError, match=rf"^{name} "):
         deskew(arguments.pop("stack"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"step_um": 1e300},
+        {"step_um": 1.7e308},
+        {"pixel_size_um": 1e-300},
+        {"pixel_size_um": 1.7e308, "voxel_size_um": 0.1},
+        {"voxel_size_um": 1e-9},
+        {"voxel_size_um": (0.25, 5e-324)},
+    ],
+    ids=str,
+)
+def test_refuses_what_no_memory_holds(nonsense: dict[str, float]) -> None:
+    shape = r"volume of \([^,]+, [^,]+, 5\)"
+    names = rf"step_um = .*, pixel_size_um = .* and voxel_size_um = .* {shape}"
+    with pytest.raises(ValueError, match=names):
+        deskew(STACK, **SCAN | nonsense)
+    with pytest.raises(ValueError, match=names):
+        volume_shape(STACK.shape, **SCAN | nonsense)
 
 
 def test_refuses_to_write_over_its_input() -> None:

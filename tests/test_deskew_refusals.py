@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import useq
 from pymmcore_plus import GeneratorMDASequence
 
-from deskewing import *
+from deskewing import (
+    GEOMETRY,
+    Recorder,
+    frames,
+    noise,
+    play,
+    sequence_of,
+    summary_with,
+    whole,
+)
+from opm_engine.processing import Deskew
+from opm_engine.writers import OMEZarrWriter
 
 
 @pytest.mark.parametrize(
@@ -70,13 +83,16 @@ def test_loose_run_is_refused_at_its_first_frame(sequence, geometry, message) ->
         pytest.param([0, 2], "plane 2 of .* came, plane 1 did not", id="missing"),
         pytest.param([0, 0], "plane 0 of .* came twice", id="twice"),
         pytest.param([0, 1, 0], "plane 0 of .* came twice", id="backwards"),
-        pytest.param([0, 1, 2, 3, 3], "plane 3 of", id="after-the-last"),
+        pytest.param([0, 1, 2, 3, 3], "plane 3 of .* came twice", id="after-the-last"),
+        pytest.param([0, 1, 2, 3, 0], "plane 0 of .* came twice", id="volume-twice"),
     ],
 )
 def test_planes_out_of_order_are_refused(z: list[int], message: str) -> None:
     handler = Deskew()
     handler.sequenceStarted(sequence_of(), summary_with())
+    # A missing key means 0: the last event is of the same volume as the others.
     *good, bad = (useq.MDAEvent(index={"t": 0, "c": 1, "z": plane}) for plane in z)
+    bad = bad.replace(index={"c": 1, "z": z[-1]})
     for image, event, meta in frames(good):
         handler.frameReady(image, event, meta)
     with pytest.raises(ValueError, match=message):
@@ -101,9 +117,72 @@ def test_wrong_frame_is_refused() -> None:
         handler.frameReady(np.zeros((5, 9), np.uint16), event, {})
 
 
-def test_nonsense_voxel_size_is_refused_at_once() -> None:
+def test_a_volume_may_come_again_in_the_next_run() -> None:
+    output = Recorder()
+    handler = Deskew([output])
+    for _ in range(2):
+        play(handler, sequence_of(), summary_with())
+    assert len(output.events) == 16
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(0, np.nan, np.float32(0), True, "a", "ab", {0.1, 0.2}, np.array(0.1)),
+        *((0.2, -1), np.array([0.1, np.inf]), ("0.1", "0.1"), [[1], [1, 2]]),
+        *((), (1, 1, 1)),
+    ],
+    ids=repr,
+)
+def test_nonsense_voxel_size_is_refused_at_once(size) -> None:
     with pytest.raises(ValueError, match=r"^voxel_size_um "):
-        Deskew(voxel_size_um=(0.2, -1))
+        Deskew(voxel_size_um=size)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [np.float32(0.5), np.int64(1), 1, (np.float16(0.5), 1), np.array([0.5, 1])],
+    ids=repr,
+)
+def test_voxel_size_may_be_numpys(size) -> None:
+    output = Recorder()
+    play(Deskew([output], voxel_size_um=size), sequence_of(), summary_with())
+    dz_um, dy_um = np.broadcast_to(size, 2).tolist()
+    volume = whole(noise(100), voxel_size_um=(dz_um, dy_um))
+    np.testing.assert_array_equal(output.volumes[0, 0, 0], volume)
+    assert output.stream.scale_um == (dz_um, dy_um, 0.2)
+
+
+def test_a_volume_that_no_memory_holds_is_refused_before_the_outputs_start() -> None:
+    output = Recorder()
+    handler = Deskew([output], voxel_size_um=1e-9)
+    with pytest.raises(ValueError, match=r"voxel_size_um = \(1e-09, 1e-09\)"):
+        handler.sequenceStarted(sequence_of(), summary_with())
+    assert output.calls == []
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ["deskewed.ome.zarr"],
+        "deskewed.ome.zarr",
+        Path("deskewed.ome.zarr"),
+        OMEZarrWriter("deskewed.ome.zarr"),
+        [OMEZarrWriter],
+        [Recorder(), 5],
+        {"deskewed": OMEZarrWriter("deskewed.ome.zarr")},
+        None,
+    ],
+    ids=["path", "str", "Path", "handler", "class", "number", "dict", "none"],
+)
+def test_outputs_that_would_get_nothing(outputs) -> None:
+    with pytest.raises(TypeError, match=r"^outputs must be a list .*OMEZarrWriter\("):
+        Deskew(outputs=outputs)
+
+
+def test_geometry_must_be_one() -> None:
+    with pytest.raises(TypeError, match=r"^geometry must be a Geometry\(.* not \{"):
+        Deskew(geometry=GEOMETRY.model_dump())
 
 
 class Failing(Recorder):

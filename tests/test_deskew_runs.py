@@ -5,20 +5,40 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import useq
+import zarr
 from pymmcore_plus import GeneratorMDASequence
 from pymmcore_plus.mda import MDARunner
 
-from deskewing import *
+from deskewing import (
+    GEOMETRY,
+    PLANES,
+    Recorder,
+    assert_all_volumes,
+    block_with,
+    frames,
+    play,
+    sequence_of,
+    summary_with,
+)
+from opm_engine.plan import BLOCK
+from opm_engine.processing import Deskew, MaxProjections
+from opm_engine.processing.kernels import mix_and_project, mix_planes
+from opm_engine.processing.streaming import warm_up
+from opm_engine.writers import OMEZarrWriter
+from opm_engine.writers.reading import open_image
 
 
 @pytest.mark.parametrize("axis_order", ["tpzc", "tpcz", "ptzc", "zctp"])
 def test_volumes_of_a_run(axis_order: str) -> None:
-    output, bare = Recorder(), object()
-    handler = Deskew([bare, output])
+    output = Recorder()
+    quiet = SimpleNamespace(sequenceFinished=lambda sequence: None)
+    handler = Deskew([quiet, output])
     for _ in range(2):  # the same handler serves many runs
         output.calls.clear()
         play(handler, sequence_of(axis_order), summary_with())
@@ -58,6 +78,48 @@ def test_outputs_are_told_about_volumes() -> None:
         assert meta["extra"]["deskew"]["latency_ms"] > 0
     # The metadata of the first volume's last plane: z 3 of 4, two channels.
     assert output.metas[0]["runner_time_ms"] == 6
+
+
+def test_stored_volumes_lie_where_the_planes_did(tmp_path: Path) -> None:
+    """A plane's pixel and its voxel in the store have the same place in µm."""
+    geometry = GEOMETRY.model_copy(update={"scan_direction": -1, "flip_columns": True})
+    writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
+    handler = Deskew([writer], voxel_size_um=(0.1, 0.1 * math.sqrt(3)))
+    handler.sequenceStarted(sequence_of(), summary_with(geometry))
+    affine = np.array(geometry.affine())
+    for z in range(4):  # one bright pixel: row 0, column 1 of plane 3, lowest in Y
+        plane = np.zeros((9, 5), np.uint16)
+        plane[0, 1] = 1000 * (z == 3)
+        event = useq.MDAEvent(index={"t": 1, "p": 1, "c": 0, "z": z})
+        handler.frameReady(plane, event, {})
+    handler.sequenceFinished(sequence_of())
+    found = np.argwhere(np.asarray(open_image(writer.path, 1)[1, 0]) == 1000)
+    attributes = zarr.open_group(writer.path / "1", mode="r").attrs
+    (dataset,) = attributes["ome"]["multiscales"][0]["datasets"]
+    scale, translation = dataset["coordinateTransformations"]
+    place_um = found[0] * scale["scale"][2:] + np.array(translation["translation"][2:])
+    np.testing.assert_allclose(place_um, affine @ [3, 0, 1, 1], atol=1e-9)
+    # The stage position is not in it: it stands beside it.
+    assert attributes[BLOCK]["position"]["x_um"] == 100
+
+
+def test_read_only_planes_stay_as_they_are_and_compile_nothing() -> None:
+    output, eager = Recorder(), ProjectionsOnly()
+    handlers = Deskew([output]), Deskew([output, eager])
+    kernels = mix_planes, mix_and_project
+    warm_up()
+    compiled = [kernel.signatures for kernel in kernels]
+    assert [len(signatures) for signatures in compiled] == [1, 1]
+    for handler in handlers:
+        handler.sequenceStarted(sequence_of(), summary_with())
+        for image, event, meta in frames(sequence_of()):
+            image.flags.writeable = False
+            before = image.copy()
+            handler.frameReady(image, event, meta)
+            np.testing.assert_array_equal(image, before)
+        handler.sequenceFinished(sequence_of())
+        assert_all_volumes(output)
+    assert [kernel.signatures for kernel in kernels] == compiled
 
 
 def test_cancelled_run_hands_out_no_half_volumes() -> None:

@@ -16,12 +16,12 @@ import useq
 import yaozarrs
 
 import opm_engine.engine
+from oblique import reference
 from opm_engine import Deskew, OMEZarrWriter, Scope, ThreadRelay
 from opm_engine.daq.protocol import Waveform
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.demo import ncc, valid_voxels
 from opm_engine.plan import plan_scan
-from oblique import reference
 from sequences import scan
 from twins import OFFSET_COUNTS, Ruler, microscope, opened, read
 

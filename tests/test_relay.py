@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pymmcore
@@ -289,6 +289,30 @@ def test_handlers_may_take_fewer_arguments_and_lack_methods():
     assert sorted(map(str, seen)) == sorted(["frame", str(SHAPE), "start", "0", "1"])
 
 
+def test_no_branch_can_spoil_the_data_of_another():
+    class Greedy:
+        def sequenceStarted(self, sequence, summary):
+            summary.clear()
+
+        def frameReady(self, image, event, meta):
+            meta.clear()
+            with pytest.raises(ValueError, match="read-only"):
+                image[...] = 7
+
+    class Keeping(NumberedFrames):
+        def exec_event(self, event):
+            for payload in super().exec_event(event):
+                kept.append(payload[0])
+                yield payload
+
+    kept: list[np.ndarray] = []
+    handler = Recorder()
+    connected_run(make_runner(Keeping()), ThreadRelay(Greedy(), handler))
+    assert handler.numbers == list(range(N_FRAMES))
+    assert handler.summary == {"extra": {"who": "NumberedFrames"}}
+    assert all(image.flags.writeable for image in kept)  # the engine's own stay so
+
+
 # ---- errors -------------------------------------------------------------------------
 
 ERRORS = ["sequenceStarted", "frameReady", "sequenceFinished"]
@@ -501,12 +525,28 @@ def test_waiting_producer_wakes_when_the_branch_fails():
     assert (stats.handled, stats.dropped) == (0, stats.received)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_handlers_base_exception_is_not_swallowed():
-    stop = KeyboardInterrupt("from the handler")
-    relay = ThreadRelay(Recorder("frameReady", error=stop))
-    with pytest.raises(KeyboardInterrupt, match="from the handler"):
-        connected_run(make_runner(), relay)
+@pytest.mark.parametrize("error", [StopIteration, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("engine", [TellingEngine, NumberedFrames])
+def test_error_that_would_not_pass_through_the_runner_is_a_cause(error, engine):
+    bad = Recorder("frameReady", error=error("mine"))
+    runner, relay = make_runner(engine(2000)), ThreadRelay(bad, max_bytes=8192)
+    with pytest.raises(RuntimeError, match=rf"'Recorder' raised {error.__name__}") as e:
+        connected_run(runner, relay)
+    assert e.value is relay.error
+    assert e.value.__cause__ is bad.error is relay.stats[0].error
+    assert bad.calls[-1] == "sequenceFinished"  # its files are closed
+    assert not runner.is_running()
+
+
+@pytest.mark.parametrize("fail_in", ERRORS)
+def test_error_within_a_relay_within_a_relay_is_raised(fail_in):
+    bad, good = Recorder(fail_in), Writer()
+    inner = ThreadRelay(bad, good)
+    with pytest.raises(ValueError, match="disk on fire") as leaving:
+        connected_run(make_runner(), ThreadRelay(inner))
+    assert leaving.value is bad.error
+    assert "'ThreadRelay'" in leaving.value.__notes__[1]
+    assert good.calls[-1] == bad.calls[-1] == "sequenceFinished"
 
 
 # ---- hanging handlers ---------------------------------------------------------------
@@ -590,13 +630,6 @@ def test_stray_signals_are_harmless():
 
 
 def test_interrupted_run_is_closed_on_leaving():
-    class Interrupted(NumberedFrames):
-        def exec_event(self, event):
-            for payload in super().exec_event(event):
-                if self.n_yielded == 5:
-                    raise KeyboardInterrupt
-                yield payload
-
     handler = Recorder()
     relay = ThreadRelay(handler)
     with pytest.raises(KeyboardInterrupt):
@@ -618,6 +651,179 @@ def test_leaving_waits_for_a_run_in_another_thread():
             left.set()
         assert handler.numbers == list(range(N_FRAMES))
     thread.join()
+
+
+class Gated(NumberedFrames):
+    """Waits in one of its methods until its gate is opened."""
+
+    def __init__(self, gate_in):
+        super().__init__()
+        self.gate_in = gate_in
+        self.gate, self.reached = threading.Event(), threading.Event()
+
+    def _wait_in(self, name):
+        if name == self.gate_in and not self.reached.is_set():
+            self.reached.set()
+            assert self.gate.wait(PATIENCE_S)
+
+    def setup_sequence(self, sequence):
+        self._wait_in("setup_sequence")
+        return super().setup_sequence(sequence)
+
+    def exec_event(self, event):
+        for payload in super().exec_event(event):
+            if payload[2]["n"] == 5:
+                self._wait_in("exec_event")
+            yield payload
+
+
+@contextmanager
+def running_elsewhere(runner):
+    thread = threading.Thread(target=runner.run, args=(ONE_EVENT,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_leaving_waits_for_a_run_whose_thread_has_only_begun(n_before):
+    """As after ``core.run_mda(sequence)`` in the last line of a block."""
+    handler, runner = Recorder(), make_runner()
+    leaving = threading.Event()
+
+    def run():
+        assert leaving.wait(PATIENCE_S)
+        threading.Event().wait(0.005)
+        runner.run(ONE_EVENT)
+
+    thread = threading.Thread(target=run)
+    with ThreadRelay(handler).connected(runner):
+        for _ in range(n_before):
+            with running_elsewhere(runner):
+                pass
+        thread.start()
+        leaving.set()
+    assert handler.numbers == list(range(N_FRAMES)) * (n_before + 1)
+    assert handler.calls.count("sequenceFinished") == n_before + 1
+    thread.join()
+
+
+def test_leaving_waits_for_a_run_that_is_being_prepared():
+    handler, engine, left = Recorder(), Gated("setup_sequence"), threading.Event()
+    runner = make_runner(engine)
+    with opened_late(engine.gate, left):
+        thread = threading.Thread(target=runner.run, args=(ONE_EVENT,))
+        with ThreadRelay(handler).connected(runner):
+            thread.start()
+            assert engine.reached.wait(PATIENCE_S)
+            left.set()
+        assert handler.numbers == list(range(N_FRAMES))
+        thread.join()
+
+
+def test_leaving_does_not_wait_for_ever_for_a_run_that_never_starts(caplog):
+    engine = Gated("setup_sequence")
+    runner, relay = make_runner(engine), ThreadRelay(Recorder(), start_timeout_s=0.05)
+    thread = threading.Thread(target=runner.run, args=(ONE_EVENT,))
+    with relay.connected(runner):
+        thread.start()
+        assert engine.reached.wait(PATIENCE_S)
+    engine.gate.set()
+    thread.join()
+    assert "nothing of it is kept" in caplog.text
+
+
+class Interrupted(NumberedFrames):
+    """Is interrupted in its fifth frame, after which the runner seems to run on."""
+
+    def exec_event(self, event):
+        for payload in super().exec_event(event):
+            if self.n_yielded == 5:
+                raise KeyboardInterrupt
+            yield payload
+
+
+def interrupt_here(runner):
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(ONE_EVENT)
+
+
+def interrupt_elsewhere(runner):
+    thread = threading.Thread(target=interrupt_here, args=(runner,))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("interrupt", [interrupt_here, interrupt_elsewhere])
+@pytest.mark.parametrize("connected_before", [True, False])
+def test_interrupted_runner_holds_up_neither_leaving_nor_the_next_run(
+    interrupt, connected_before, caplog
+):
+    handler, good = Recorder(), NumberedFrames()
+    runner, relay = make_runner(Interrupted()), ThreadRelay(handler)
+    if connected_before:
+        with relay.connected(runner):
+            interrupt(runner)
+        assert handler.numbers == [0, 1, 2, 3]
+        assert handler.calls[-1] == "sequenceFinished"
+    else:
+        interrupt(runner)
+    assert runner.is_running()
+    assert "was interrupted" not in caplog.text
+    with relay.connected(runner):  # and left without a run
+        pass
+    assert "was interrupted" in caplog.text
+    handler.numbers.clear()
+    runner._engine = good  # the runner refuses another while it seems to run
+    connected_run(runner, relay)
+    assert handler.numbers == list(range(N_FRAMES))
+
+
+def test_second_run_at_the_same_time_is_ignored(caplog):
+    handler, engine = Recorder(), Gated("exec_event")
+    runner = make_runner(engine)
+    with ThreadRelay(handler).connected(runner), running_elsewhere(runner):
+        assert engine.reached.wait(PATIENCE_S)
+        runner.run(ONE_EVENT)
+        assert "sequenceFinished" not in handler.calls
+        engine.gate.set()
+    assert handler.numbers == list(range(N_FRAMES))
+    assert handler.calls.count("sequenceStarted") == 1
+    assert handler.calls.count("sequenceFinished") == 1
+    for signal in ("sequenceStarted", "sequenceFinished"):
+        assert f"{signal} of a second run is ignored" in caplog.text
+
+
+def test_frames_of_a_run_that_had_started_are_an_error_on_leaving(caplog):
+    handler, engine = Recorder(), Gated("exec_event")
+    runner = make_runner(engine)
+
+    def connect_late():
+        with running_elsewhere(runner):
+            assert engine.reached.wait(PATIENCE_S)
+            with ThreadRelay(handler).connected(runner):
+                assert "has started are not handed on" in caplog.text
+                engine.gate.set()
+                while runner.is_running():
+                    threading.Event().wait(0.001)
+
+    with pytest.raises(RuntimeError, match="connect before it starts"):
+        connect_late()
+    assert handler.calls == []
+
+
+@pytest.mark.parametrize("engine", [NumberedFrames, TellingEngine, Interrupted, None])
+@pytest.mark.parametrize("fail_in", ["", "frameReady"])
+def test_no_thread_is_left_after_leaving(engine, fail_in):
+    before = set(threading.enumerate())
+    runner = make_runner(engine and engine())
+    relay = ThreadRelay(Recorder(fail_in, fail_at=2), latest(Writer()))
+    with suppress(KeyboardInterrupt, ValueError), relay.connected(runner):
+        if engine is not None:
+            runner.run(ONE_EVENT)
+    assert set(threading.enumerate()) <= before
 
 
 def test_cannot_be_connected_twice():

@@ -81,12 +81,23 @@ def test_run_numbers(tmp_path: Path) -> None:
     [
         ("{run}_{day}.zarr", "lz4", "run:03d"),
         ("{run:x.zarr", "lz4", "run:03d"),
+        ("a{x}.zarr", "lz4", "run:03d"),
+        ("a{}.zarr", "lz4", "run:03d"),
+        ("a{run.real}.zarr", "lz4", "run:03d"),
+        ("a{run:>9}.zarr", "lz4", "run:03d"),
+        ("a{run}}.zarr", "lz4", "run:03d"),
         ("x.zarr", "gzip", "lz4, zstd, none"),
     ],
 )
 def test_bad_arguments(path: str, codec: Any, names: str) -> None:
     with pytest.raises(ValueError, match=names):
         OMEZarrWriter(path, codec=codec)
+
+
+@pytest.mark.parametrize("shard_bytes", [0, -1])
+def test_shards_hold_something(shard_bytes: int) -> None:
+    with pytest.raises(ValueError, match="shard_bytes must be 1 or more"):
+        OMEZarrWriter("x.zarr", shard_bytes=shard_bytes)
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
@@ -131,6 +142,78 @@ def test_a_frame_that_does_not_belong(
     with pytest.raises(ValueError, match=message):
         send(writer, stream, good)
     writer.sequenceFinished(SEQUENCE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "again", "message"),
+    [
+        ((4, 5), {"t": 1, "c": 0, "z": 2}, "plane p=0, t=1, c=0, z=2 came twice"),
+        ((4, 5), {"t": 0, "c": 1, "z": 0}, "plane p=0, t=0, c=1, z=0 came twice"),
+        (
+            (4, 5),
+            {"c": 1},
+            "plane p=0, t=0, c=1, z=0 came twice",
+        ),  # a missing axis means 0
+        ((2, 4, 5), {"t": 1, "c": 0}, "volume p=0, t=1, c=0 came twice"),
+        ((2, 4, 5), {"t": 1, "c": 0, "z": 1}, "volume p=0, t=1, c=0 came twice"),
+    ],
+    ids=["held back", "on disk", "short index", "volume", "volume with z"],
+)
+def test_nothing_is_written_over(
+    tmp_path: Path, shape: tuple[int, ...], again: Index, message: str
+) -> None:
+    stream = stream_for(t=2, c=2, shape=shape)
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    sent = indices(stream, "tpzc")[:-1]  # the last shard of c=0 is whole, c=1 is not
+    for at in sent:
+        send(writer, stream, at)
+    other = np.full(shape, 7, np.uint16)
+    with pytest.raises(ValueError, match=f"^{message}; save it in a run of its own"):
+        writer.frameReady(other, useq.MDAEvent(index=again), {})
+    assert_holds(writer.path, stream, sent)
+
+
+def test_the_same_burst_queued_twice(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(NOTHING_KNOWN, {})
+    sent = indices(stream, "tpzc")
+    for at in sent:
+        send(writer, stream, at, carrier(stream) if at["z"] == 0 else None)
+    with pytest.raises(ValueError, match="came twice"):
+        send(writer, stream, sent[0], carrier(stream))
+    assert_holds(writer.path, stream, sent)
+
+
+OTHER = useq.MDASequence(channels=["561"])
+
+
+@pytest.mark.parametrize("loose", [False, True], ids=["sequence", "list of events"])
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        useq.MDAEvent(),
+        useq.MDAEvent(index={"c": 0, "z": 1}, sequence=OTHER),
+        useq.MDAEvent(index={}, sequence=OTHER),
+    ],
+    ids=["snap", "another sequence's", "another sequence's only one"],
+)
+def test_an_event_of_another_sequence(
+    tmp_path: Path, stranger: useq.MDAEvent, loose: bool
+) -> None:
+    stream = stream_for()
+    image = item(stream, {"t": 0, "p": 0, "c": 0, "z": 2})
+    sent = {"t": 0, "p": 0, "c": 0, "z": 2}
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(NOTHING_KNOWN if loose else SEQUENCE, carrier(stream))
+    equal = SEQUENCE.model_copy()
+    assert equal is not SEQUENCE
+    first = useq.MDAEvent.model_construct(index=sent, sequence=equal)
+    writer.frameReady(image, first, carrier(stream))
+    with pytest.raises(ValueError, match=r"not of the run's sequence.* of its own"):
+        writer.frameReady(image, stranger, {})
+    assert_holds(writer.path, stream, [sent])
 
 
 def test_the_z_of_a_volume_says_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ pixel in sample space and ``angle_deg`` the angle between light sheet and covers
 from __future__ import annotations
 
 import math
-import sys
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -131,7 +130,7 @@ def positive(name: str, value: Any) -> float:
         If it is not a positive, finite number; names it.
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= sys.float_info.max:
+    if not is_number or not 0 < value < math.inf:
         msg = f"{name} must be a positive, finite number, not {value!r}"
         raise ValueError(msg)
     return float(value)

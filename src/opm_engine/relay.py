@@ -17,13 +17,14 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from opm_engine.branch import Branch, BranchStats, Lane, latest, log_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    import numpy as np
     import useq
     from pymmcore_plus.mda import MDARunner
 
@@ -147,8 +148,9 @@ class ThreadRelay:
             return
         if self._runs_elsewhere():
             return  # of the run whose start was ignored
-        image = image.view()
-        image.setflags(write=False)  # no branch can spoil it for another
+        if isinstance(image, np.ndarray):
+            image = image.view()
+            image.setflags(write=False)  # no branch can spoil it for another
         for policy in ("latest", "lossless"):  # those that never wait come first
             for lane in self._lanes:
                 if lane.branch.policy == policy:
@@ -188,8 +190,10 @@ class ThreadRelay:
         self._run_thread = None
         was_running = runner.is_running()  # for ever, if a run was interrupted
         if was_running:
-            msg = "a run goes on or was interrupted; its frames are not handed on"
-            logger.warning(msg)
+            logger.warning(
+                "a run goes on or was interrupted: "
+                "frames of one that has started are not handed on"
+            )
         with ExitStack() as leaving:
             leaving.callback(self._disconnected)
             self._tell(runner, leaving)
@@ -222,7 +226,7 @@ class ThreadRelay:
         knows_nothing = was_running and self._run_thread is None
         # A thread that was started just now may not have entered `run`.
         here = threading.current_thread()
-        grace_s = {None: 0.5, here: 0.0}.get(self._run_thread, 0.05)
+        grace_s = {None: 0.5, here: 0.0}.get(self._run_thread, 0.1)
         if not _wait_until(
             lambda: self._running or (runner.is_running() and not knows_nothing),
             grace_s,

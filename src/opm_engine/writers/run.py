@@ -41,9 +41,14 @@ class Run:
         self._stream = stream
         self._shards = shards
         self._sequence = sequence
-        n_planes = stream.n_planes if stream.kind == "planes" else 1
-        sizes = len(stream.positions), stream.n_times, len(stream.channels), n_planes
-        self._came = np.zeros(sizes, bool)
+        self._sizes = {
+            "p": len(stream.positions),
+            "t": stream.n_times,
+            "c": len(stream.channels),
+        }
+        if stream.kind == "planes":  # a volume's z says nothing
+            self._sizes["z"] = stream.n_planes
+        self._came = np.zeros(tuple(self._sizes.values()), bool)
 
     def put(self, image: npt.NDArray[Any], event: useq.MDAEvent) -> int:
         """Write a plane or volume; return how many items reached the disk.
@@ -58,15 +63,14 @@ class Run:
         self._refuse_misfit(image)
         self._refuse_stranger(event)
         index = self._index_of(event.index)
-        if self._came[index]:
+        place = tuple(index.values())
+        if self._came[place]:
             what = self._stream.kind.removesuffix("s")
-            where = ", ".join(
-                f"{axis}={i}" for axis, i in event.index.items() if axis in "tpcz"
-            )
+            where = ", ".join(f"{axis}={i}" for axis, i in index.items())
             msg = f"{what} {where} came twice; save it in a run of its own"
             raise ValueError(msg)
-        self._came[index] = True
-        return self._shards.put(index, image)
+        self._came[place] = True
+        return self._shards.put(Index(*place), image)
 
     def flush(self) -> int:
         """Write what is held back; return how many items reached the disk."""
@@ -118,12 +122,10 @@ class Run:
             )
             raise ValueError(msg)
 
-    def _index_of(self, index: Mapping[str, int]) -> Index:
-        """Return where an event's item belongs; a volume's z says nothing."""
-        axes = "ptcz" if self._stream.kind == "planes" else "ptc"
-        sizes = {**dict(zip(axes, self._came.shape, strict=False)), "g": 1}
-        for axis, size in sizes.items():
+    def _index_of(self, index: Mapping[str, int]) -> dict[str, int]:
+        """Return where an event's item belongs; an axis that it lacks is 0."""
+        for axis, size in {**self._sizes, "g": 1}.items():
             if not 0 <= index.get(axis, 0) < size:
                 msg = f"{axis} = {index[axis]} lies outside the {size} planned"
                 raise ValueError(msg)
-        return Index(**{axis: index.get(axis, 0) for axis in axes})
+        return {axis: index.get(axis, 0) for axis in self._sizes}

@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import yaozarrs
+from rich.console import Console
 
-from opm_engine import Microscope
+from opm_engine import Microscope, cli
 from opm_engine.config import template
+from opm_engine.demo import run_demo
 from sequences import scan
 from twins import microscope, read
 
@@ -36,8 +40,6 @@ def opm_engine(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder with a small simulated microscope and a sequence for it."""
-    import tomli_w
-
     table = microscope().model_dump(mode="json", exclude_none=True)
     (tmp_path / "scope.toml").write_text(tomli_w.dumps(table))
     (tmp_path / "scan.yaml").write_text(scan().yaml())
@@ -63,9 +65,8 @@ def test_demo(tmp_path: Path) -> None:
     assert truth.shape == deskewed.shape
     valid = deskewed[0, 0] > 0
     assert np.corrcoef(truth[0, 0][valid], deskewed[0, 0][valid])[0, 1] > 0.95
-    again = opm_engine("demo", "--out", "out", cwd=tmp_path)
-    assert again.returncode == 1
-    assert "already holds" in again.stderr
+    with pytest.raises(FileExistsError, match="already holds"):
+        run_demo(out)
 
 
 def test_run(small: Path) -> None:
@@ -119,22 +120,48 @@ ERRORS = {
 }
 
 
+@pytest.fixture
+def here(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: status, stdout, stderr."""
+    monkeypatch.chdir(small)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["opm-engine", *words])
+        monkeypatch.setattr(cli, "stderr", Console(file=sys.stderr))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        done = capsys.readouterr()
+        return int(ended.value.code or 0), done.out, done.err
+
+    return command
+
+
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors(case: str, small: Path) -> None:
+def test_errors(
+    case: str, small: Path, here: Callable[..., tuple[int, str, str]]
+) -> None:
     (small / "bad.toml").write_text("name = 3\nwhat = 1\n")
     impossible = scan(z_plan={"range": 500, "step": 1})
     (small / "impossible.yaml").write_text(impossible.yaml())
     before = set(small.rglob("*"))
-    done = opm_engine(*ERRORS[case], cwd=small)
-    assert done.returncode in (1, 2)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    if done.returncode == 1:
-        (line,) = done.stderr.strip().splitlines()
-        assert line.startswith("error: ")
-        debug = opm_engine(*ERRORS[case], "--debug", cwd=small)
-        assert "Traceback" in debug.stderr
+    status, stdout, stderr = here(*ERRORS[case])
+    assert status in (1, 2)
+    assert stdout == ""
+    (line,) = stderr.strip().splitlines()
+    assert line.startswith("error: ")
     assert set(small.rglob("*")) == before, "something was written"
+
+
+def test_debug_shows_where(small: Path) -> None:
+    command = ("run", "scan.yaml", "--microscope", "no.toml", "--out", "out")
+    plain, debug = (
+        opm_engine(*command, *more, cwd=small) for more in ([], ["--debug"])
+    )
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
 
 
 def test_help_names_the_commands(tmp_path: Path) -> None:

@@ -174,23 +174,28 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
 def test_ctrl_c(small: Path) -> None:
     long = scan(time_plan={"interval": 0, "loops": 1000})
     (small / "long.yaml").write_text(long.yaml())
-    run = subprocess.Popen(
+    # A shell that runs the tests in the background makes its children ignore SIGINT.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    with subprocess.Popen(
         [
-            *(sys.executable, "-c", MAIN, "run", "long.yaml"),
+            *(sys.executable, "-c", heed + MAIN, "run", "long.yaml"),
             *("--microscope", "scope.toml", "--out", "out"),
         ],
         cwd=small,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline_s = time.monotonic() + 60
-    while not list((small / "out").glob("raw.ome.zarr/0/c/*")):
-        assert time.monotonic() < deadline_s
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    _, stderr = run.communicate(timeout=30)
+    ) as run:
+        try:
+            deadline_s = time.monotonic() + 60
+            while not list((small / "out").glob("raw.ome.zarr/0/c/*")):
+                assert time.monotonic() < deadline_s
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.05)
+            run.send_signal(signal.SIGINT)
+            _, stderr = run.communicate(timeout=30)
+        finally:
+            run.kill()
     assert run.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert "FATAL" not in stderr

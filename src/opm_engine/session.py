@@ -57,13 +57,18 @@ def open_microscope(
         If the description is wrong.
     DaqError
         If the board cannot be reached or does not fit the description.
+    FileNotFoundError
+        If there is no such file.
     """
     if isinstance(source, Microscope):
         microscope = source
     elif source == "demo":
         microscope = Microscope.demo()
-    else:
+    elif Path(source).is_file():
         microscope = Microscope.load(source)
+    else:
+        msg = f'no microscope "{source}": give "demo" or the path of a TOML'
+        raise FileNotFoundError(msg)
     return Scope(microscope, specimen=specimen)
 
 

@@ -63,7 +63,7 @@ class Stream(BaseModel):
     scale_um : (z, y, x)
         Pixel spacing in µm; of planes (step along the coverslip, pixel, pixel).
     translation_um : (z, y, x)
-        Position of the first pixel in µm.
+        Position of the first pixel in µm, relative to the stage position.
     n_planes : int
         Planes per volume; 1 for volumes.
     n_times : int

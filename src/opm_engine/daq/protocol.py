@@ -21,11 +21,14 @@ class DaqError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """Samples that one burst plays, two per camera frame.
+    """Samples that one burst plays, a fixed number per camera frame.
 
-    Sample ``2 f`` appears at the rising edge of frame ``f``'s exposure-out, sample
-    ``2 f + 1`` at its falling edge. The arrays hold one period; the board repeats
-    them until ``n_samples`` have been played and then holds the last one.
+    With two samples per frame, sample ``2 f`` appears at the rising edge of frame
+    ``f``'s exposure-out, sample ``2 f + 1`` at its falling edge. With K more, or on a
+    board that detects no changes, the rising edge starts K pulses of the board's own
+    clock: sample ``K f + i`` appears ``i * sample_ms`` after it, whatever the falling
+    edge does. The arrays hold one period; the board repeats them until ``n_samples``
+    have been played and then holds the last one.
 
     Attributes
     ----------
@@ -36,7 +39,8 @@ class Waveform:
     analog : ndarray, (len(channels), P) float64
         Volts.
     channels : tuple of str
-        Analog output channels, like ``"ao0"``, in the order of ``analog``.
+        Analog output channels, like ``"ao0"``, in the order of ``analog``: galvo,
+        projection galvo if there is one, power outputs.
     initial_v : ndarray, (len(channels),) float64
         Volts written and settled before the first edge.
     settle_ms : float
@@ -44,9 +48,14 @@ class Waveform:
     period_ms : float
         From frame to frame: each edge follows the one before the last after this.
     n_samples : int
-        Edges to answer in all; even, since a frame has two.
+        Samples to play in all: frames times ``samples_per_frame``.
     max_rate_hz : float
         Upper bound of the edge rate, for the board's own timing checks.
+    samples_per_frame : int
+        K; 2 or more.
+    sample_ms : float
+        Between the samples of a frame where the board's clock plays them; with K = 2
+        the window in which all rows expose. K * sample_ms is less than period_ms.
     """
 
     digital: NDArray[np.uint32]
@@ -58,6 +67,13 @@ class Waveform:
     period_ms: float
     n_samples: int
     max_rate_hz: float
+    sample_ms: float
+    samples_per_frame: int = 2
+
+    @property
+    def n_frames(self) -> int:
+        """Camera frames that the samples answer."""
+        return self.n_samples // self.samples_per_frame
 
 
 class Irregularity(NamedTuple):
@@ -89,8 +105,8 @@ class ExposureCount(NamedTuple):
 class Daq(Protocol):
     """A board that plays waveforms on the camera's edges.
 
-    Called by the engine only, in this order: ``open`` once; per burst ``arm``, then
-    (while and after the camera runs) ``count``, then ``make_dark``; ``close`` once.
+    ``open`` once; per burst ``arm``, then (while and after the camera runs) ``count``
+    and ``inputs``, then ``make_dark``; ``close`` once. All of it from any thread.
     """
 
     def open(self) -> None:
@@ -105,8 +121,14 @@ class Daq(Protocol):
     def count(self) -> ExposureCount:
         """Exposures seen since ``arm``."""
 
+    def inputs(self) -> NDArray[np.float64]:
+        """Rows (frames, inputs) in volts that were recorded since the last call."""
+
     def make_dark(self) -> None:
-        """Lasers off, then the galvo ramped to park. May be called twice."""
+        """Lasers off, power outputs 0 V, then the galvos ramped to park.
+
+        May be called twice.
+        """
 
     def close(self) -> None:
         """Make dark and let the device go. May be called twice."""

@@ -54,6 +54,7 @@ def burst_waveform(plan: ScanPlan, burst: Burst, microscope: Microscope) -> Wave
         period_ms=plan.channels_of(burst)[0].timing.period_ms,
         n_samples=n_samples,
         max_rate_hz=1000 / shortest_ms,
+        sample_ms=timings[0].window_ms,
     )
 
 

@@ -9,9 +9,10 @@ from opm_engine.plan.describe import describe
 from opm_engine.plan.events import BurstEvents
 from opm_engine.plan.foreign import block_of, is_loose, positions_of, stream_of
 from opm_engine.plan.model import Burst, CameraTiming, PlannedChannel, ScanPlan
+from opm_engine.plan.notes import Flag, Inputs
 from opm_engine.plan.resolve import plan_scan
 from opm_engine.plan.settings import BLOCK, PlanError, ScanSettings
-from opm_engine.plan.stream import ChannelInfo, PositionInfo, Stream
+from opm_engine.plan.stream import ChannelInfo, Place, PositionInfo, Stream
 
 __all__ = [
     "BLOCK",
@@ -19,6 +20,9 @@ __all__ = [
     "BurstEvents",
     "CameraTiming",
     "ChannelInfo",
+    "Flag",
+    "Inputs",
+    "Place",
     "PlanError",
     "PlannedChannel",
     "PositionInfo",

@@ -38,6 +38,7 @@ def positions_of(sequence: useq.MDASequence) -> tuple[PositionInfo, ...]:
             x_um=position.x,
             y_um=position.y,
             z_um=position.z,
+            p=number,
         )
         for number, position in enumerate(sequence.stage_positions)
     )

@@ -29,16 +29,35 @@ class ScanSettings(BaseModel):
     mode : {"galvo", "stage", "projection", "single", "off"}, optional
         How planes are reached. Without it: ``galvo`` if there is a z plan, else
         ``single``. ``off`` hands the sequence to the stock engine.
+    motion : {"stepped", "ramp"}
+        Whether the galvo rests while a plane is exposed or moves at constant speed.
+    bidirectional : bool
+        Gapless volumes alternate direction instead of flying back; the raw planes of
+        every second one are stored in the order in which they came.
+    offset_um : float
+        Scan offset of the plane of mode ``single``, and of the centre of mode
+        ``projection``.
+    range_um : float, optional
+        Scan range that one frame of mode ``projection`` covers.
     blanking : bool
         Light only while all rows of the camera expose.
+    pulse_ms : dict
+        Laser name to length of its pulse within the window in which all rows expose;
+        so interleaved channels share one exposure and differ in dose.
     laser_power : dict
-        Laser name to percent, for lasers with a ``power_property``.
+        Laser name to percent, for lasers with a ``power_property`` or
+        ``power_output``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     mode: Literal["galvo", "stage", "projection", "single", "off"] | None = None
+    motion: Literal["stepped", "ramp"] = "stepped"
+    bidirectional: bool = False
+    offset_um: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    range_um: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     blanking: bool = True
+    pulse_ms: dict[str, Annotated[float, Field(gt=0)]] = {}
     laser_power: dict[str, Annotated[float, Field(ge=0, le=100)]] = {}
 
     @classmethod

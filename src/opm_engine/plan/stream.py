@@ -6,7 +6,8 @@ volumes that leave a deskew are described in the same words as planes from a cam
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +39,10 @@ class PositionInfo(BaseModel):
     ----------
     name : str
     x_um, y_um, z_um : float, optional
+    p, g : int
+        Its place in the sequence's stage positions and in their grid.
+    n_planes : int, optional
+        Planes per volume here, where it differs from the stream's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +51,18 @@ class PositionInfo(BaseModel):
     x_um: float | None = None
     y_um: float | None = None
     z_um: float | None = None
+    p: Annotated[int, Field(ge=0)] = 0
+    g: Annotated[int, Field(ge=0)] = 0
+    n_planes: Count | None = None
+
+
+class Place(NamedTuple):
+    """Where one item belongs: numbers of time, position, channel and plane."""
+
+    t: int
+    position: int
+    channel: int
+    plane: int
 
 
 class Stream(BaseModel):
@@ -70,7 +87,15 @@ class Stream(BaseModel):
     interval_s : float
         Between time points; 0 means as fast as the camera goes.
     channels : tuple of ChannelInfo
+        With several cameras, those of the first channel come first: c * n_cameras +
+        cam.
     positions : tuple of PositionInfo
+    n_cameras : int
+    channel_offsets_um : tuple of float
+        By how much the planes of each channel lie further along the scan than the
+        plane's nominal place; empty for none. Signed like the scan's direction.
+    bidirectional : bool
+        Whether every second volume (odd t) was scanned backwards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,3 +110,22 @@ class Stream(BaseModel):
     interval_s: float = 0.0
     channels: Annotated[tuple[ChannelInfo, ...], Field(min_length=1)]
     positions: Annotated[tuple[PositionInfo, ...], Field(min_length=1)]
+    n_cameras: Count = 1
+    channel_offsets_um: tuple[float, ...] = ()
+    bidirectional: bool = False
+
+    def place(self, index: Mapping[str, int]) -> Place:
+        """Return where the item of an event with this index belongs.
+
+        Raises
+        ------
+        IndexError
+            If the stream has no such position.
+        """
+        p, g = index.get("p", 0), index.get("g", 0)
+        for number, position in enumerate(self.positions):
+            if (position.p, position.g) == (p, g):
+                channel = index.get("c", 0) * self.n_cameras + index.get("cam", 0)
+                return Place(index.get("t", 0), number, channel, index.get("z", 0))
+        msg = f"no position p={p}, g={g} in this stream"
+        raise IndexError(msg)

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 
 class FrameAccountError(RuntimeError):
-    """Frames asked, popped and seen by the board differ."""
+    """Frames asked, popped and seen by the board differ.
+
+    Attributes
+    ----------
+    frame : int
+        Frame of the burst, counted from 0, at which it was found out.
+    """
+
+    def __init__(self, message: str, frame: int) -> None:
+        super().__init__(message)
+        self.frame = frame
 
 
 @dataclass
@@ -63,7 +73,7 @@ class Accounts:
         """
         _refuse_irregular(burst, popped, seen)
         if seen.planned < popped:
-            raise FrameAccountError(_message(burst, popped, seen))
+            raise FrameAccountError(_message(burst, popped, seen), seen.planned)
 
     def close_burst(
         self,
@@ -101,16 +111,17 @@ class Accounts:
         self.trailing += trailing
         _refuse_irregular(burst, popped, stopped)
         if not burst.n_frames == popped == seen.planned:
-            raise FrameAccountError(_message(burst, popped, seen))
+            frame = min(popped, seen.planned)
+            raise FrameAccountError(_message(burst, popped, seen), frame)
         if trailing < 0:
             msg = f"{_message(burst, popped, seen)}; {-trailing} without a time stamp"
-            raise FrameAccountError(msg)
+            raise FrameAccountError(msg, stopped.total)
         if usual_trailing != "until_stopped" and trailing > usual_trailing:
             msg = (
                 f"{_message(burst, popped, seen)}; {trailing} exposures after the last "
                 f"frame (camera.trailing_exposures = {usual_trailing})"
             )
-            raise FrameAccountError(msg)
+            raise FrameAccountError(msg, burst.n_frames - 1)
 
     def abandon_burst(self, burst: Burst, popped: int, seen: ExposureCount) -> None:
         """Add the figures of a burst that was cut short."""
@@ -128,7 +139,7 @@ def _refuse_irregular(burst: Burst, popped: int, seen: ExposureCount) -> None:
         f"{_message(burst, popped, seen)}; exposure {exposure + 1} of {burst.n_frames} "
         f"came {interval_ms:.4g} ms after the one before, {planned_ms:.4g} ms planned"
     )
-    raise FrameAccountError(msg)
+    raise FrameAccountError(msg, exposure)
 
 
 def _message(burst: Burst, popped: int, seen: ExposureCount) -> str:

@@ -1,7 +1,8 @@
 """`OPMEngine`: pymmcore-plus's engine, playing bursts clocked by the camera.
 
-Hooks and the frame loop, no arithmetic: what is played comes from ``plan`` and
-``daq.waveforms``, devices are set in ``instrument``. Per burst the runner calls::
+Hooks, no arithmetic: what is played comes from ``plan`` and ``daq.waveforms``, devices
+are set in ``instrument``, frames come through ``burst_run``, light is watched by
+``supervisor``. Per burst the runner calls::
 
     setup_event     stages, exposure, buffer; the board armed     (rolls back itself)
     exec_event      camera started, frames popped and yielded, accounts closed
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import useq
 from pymmcore_plus import GeneratorMDASequence
@@ -22,6 +24,8 @@ from pymmcore_plus.mda import MDAEngine
 
 from opm_engine import instrument
 from opm_engine.accounts import Accounts
+from opm_engine.actions import Actions
+from opm_engine.burst_run import BurstRun
 from opm_engine.bursts import (
     BurstEvent,
     burst_events,
@@ -30,32 +34,25 @@ from opm_engine.bursts import (
     refuse_outside_burst,
 )
 from opm_engine.daq.waveforms import burst_waveform
-from opm_engine.frames import FrameSource, frame_metadata
 from opm_engine.plan import BLOCK, describe, plan_scan
+from opm_engine.relays import Relays
+from opm_engine.supervisor import Supervisor
 from opm_engine.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from pymmcore_plus import CMMCorePlus
     from pymmcore_plus.metadata import SummaryMetaV1
 
+    from opm_engine.actions import Step
     from opm_engine.config import Microscope
     from opm_engine.daq.protocol import Daq
-    from opm_engine.frames import Frame
     from opm_engine.plan import ScanPlan
+    from opm_engine.relays import Relay
+    from opm_engine.supervisor import Guardian
 
 logger = logging.getLogger(__name__)
-
-CHECK_S = 0.05
-"""Between comparisons of popped frames with the exposures that the board has seen."""
-
-
-class Relay(Protocol):
-    """Whoever handles frames and may have failed."""
-
-    def raise_if_failed(self) -> None:
-        """Raise the handler's own error, if there is one."""
 
 
 class OPMEngine(MDAEngine):
@@ -69,6 +66,10 @@ class OPMEngine(MDAEngine):
         What is wired to what.
     daq : Daq
         An opened board.
+    guardian : Guardian, optional
+        Started; makes dark when this process cannot.
+    clock_s : callable
+        Seconds in the microscope's time; a simulated one has its own.
     **kwargs
         Of ``MDAEngine``.
 
@@ -76,53 +77,83 @@ class OPMEngine(MDAEngine):
     ----------
     accounts : Accounts
         Frames of the run, or of the last one.
+    supervisor : Supervisor
+        The thread that owns darkness.
     turn : Turn
         Which thread runs.
     """
 
     def __init__(
-        self, mmc: CMMCorePlus, microscope: Microscope, daq: Daq, **kwargs: Any
+        self,
+        mmc: CMMCorePlus,
+        microscope: Microscope,
+        daq: Daq,
+        *,
+        guardian: Guardian | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+        **kwargs: Any,
     ) -> None:
         super().__init__(mmc, **kwargs)
         self.microscope = microscope
         self.daq = daq
         self.accounts = Accounts()
-        self._relays: list[Relay] = []
         self.turn = Turn()
+        self._relays = Relays()
+        self._actions = Actions()
+        self.supervisor = Supervisor(
+            daq,
+            make_dark=self.make_dark,
+            stop_camera=lambda: self.mmcore.stopSequenceAcquisition(),
+            cancelled=self._cancelled,
+            let_go=self._relays.stop_waiting,
+            guardian=guardian,
+            clock_s=clock_s,
+        )
         self._announced: ScanPlan | None = None
         self._before = instrument.Before()
-        self._open_burst: tuple[BurstEvent, FrameSource] | None = None
+        self._burst: BurstRun | None = None
 
     # ---------------------------------------------------------------- for callers
 
     def bursts(self, sequence: useq.MDASequence) -> Iterator[BurstEvent]:
-        """Return the ready bursts of a sequence, for a list or a queue of events.
-
-        Raises
-        ------
-        PlanError
-            If the microscope cannot play the sequence.
-        """
+        """Return the ready bursts of a sequence, for a list or a queue of events."""
         return burst_events(sequence, plan_scan(sequence, self.microscope))
+
+    def register_action(
+        self, name: str, *, setup: Step | None = None, execute: Step | None = None
+    ) -> None:
+        """Let events with ``useq.CustomAction(name=name)`` call the lab's own code.
+
+        Both are called with the event, in the runner's thread and in the dark. What
+        ``execute`` returns, (image, event, metadata) each, is handed on; what either
+        raises ends the run.
+        """
+        self._actions.register(name, setup, execute)
+
+    def shift_position(
+        self, p: int, *, x_um: float = 0.0, y_um: float = 0.0, z_um: float = 0.0
+    ) -> None:
+        """Move this run's coming visits of a position; handlers may call it."""
+        self._before.shift(p, x_um, y_um, z_um)
 
     def attach_relay(self, relay: Relay) -> None:
         """Stop runs, before arming or between frames, when ``relay`` has failed."""
-        self._relays.append(relay)
+        self._relays.attach(relay)
 
     def detach_relay(self, relay: Relay) -> None:
         """Forget a relay."""
-        self._relays.remove(relay)
+        self._relays.detach(relay)
 
     def make_dark(self) -> None:
-        """Lasers off, galvo parked, shutter closed; each tried whatever the others do.
+        """Lasers off, galvo parked, shutters closed, scanning stage halted.
 
-        Raises
-        ------
-        DaqError
-            If the board did not obey.
+        Each is tried whatever the others do; from any thread. Raises `DaqError` if
+        the board did not obey.
         """
+        bench = self.mmcore, self.microscope
         with ExitStack() as last_to_first:
-            last_to_first.callback(instrument.close_shutter, self.mmcore)
+            last_to_first.callback(instrument.halt_stages, *bench)
+            last_to_first.callback(instrument.close_shutters, *bench)
             last_to_first.callback(self.daq.make_dark)
 
     # ---------------------------------------------------------------- whole sequence
@@ -130,6 +161,7 @@ class OPMEngine(MDAEngine):
     def setup_sequence(self, sequence: useq.MDASequence) -> SummaryMetaV1 | None:
         """Plan, prepare the camera, and tell handlers what is coming."""
         self.turn.take()
+        self.supervisor.begin()
         self.accounts, self._announced = Accounts(), None
         core, microscope = self.mmcore, self.microscope
         self._before = instrument.remember(core, microscope)
@@ -154,6 +186,8 @@ class OPMEngine(MDAEngine):
     ) -> Iterator[useq.MDAEvent]:
         """Group the events of a sequence into bursts; pass others as they are."""
         if not isinstance(events, useq.MDASequence):
+            if not isinstance(events, Iterator):
+                self._actions.refuse_unknown(events)
             yield from events
         elif self._announced is None:
             yield from super().event_iterator(events)
@@ -175,6 +209,7 @@ class OPMEngine(MDAEngine):
                 last_to_first.callback(self.make_dark)
         except Exception:
             logger.exception("Tearing down the sequence failed")
+        self.supervisor.end()
         self.turn.release()
 
     # ---------------------------------------------------------------- one burst
@@ -183,7 +218,11 @@ class OPMEngine(MDAEngine):
         """Prepare one event; a failed burst is rolled back before the error leaves."""
         refuse_outside_burst(event)
         try:
-            super().setup_event(event)
+            if action := self._actions.of(event):
+                if action.setup is not None:
+                    action.setup(event)
+            else:
+                super().setup_event(event)
         except BaseException:
             # The runner does not call teardown_event after an error here.
             self.teardown_event(event)
@@ -194,106 +233,64 @@ class OPMEngine(MDAEngine):
         if not isinstance(event, BurstEvent):
             super().setup_sequenced_event(event)
             return
-        self._raise_if_a_relay_failed()
-        refuse_foreign_burst(event, self.microscope)
-        instrument.prepare_burst(
-            self.mmcore, self.microscope, event.plan, event.burst, self._before
+        self._relays.raise_if_failed()
+        core, microscope, plan = self.mmcore, self.microscope, event.plan
+        refuse_foreign_burst(event, microscope)
+        instrument.prepare_burst(core, microscope, plan, event.burst, self._before)
+        self._burst = BurstRun(
+            event,
+            core,
+            self.daq,
+            microscope,
+            accounts=self.accounts,
+            supervisor=self.supervisor,
+            relays=self._relays,
         )
-        self._open_burst = event, FrameSource(self.mmcore, event.burst.n_frames)
-        self.daq.arm(burst_waveform(event.plan, event.burst, self.microscope))
+        waveform = burst_waveform(plan, event.burst, microscope)
+        self.supervisor.light_may_come(waveform.period_ms, event.burst.n_frames)
+        self.daq.arm(waveform)
+
+    def exec_event(self, event: useq.MDAEvent) -> Iterable[Any]:
+        """Play a burst, or do what a custom action does."""
+        if action := self._actions.of(event):
+            return (action.execute(event) if action.execute else None) or ()
+        return super().exec_event(event)
 
     def exec_sequenced_event(
         self, event: SequencedEvent
     ) -> Generator[Any, str | None, None]:
         """Start the camera, yield its lit frames, close the accounts."""
-        if self._open_burst is None or not isinstance(event, BurstEvent):
+        if self._burst is None or not isinstance(event, BurstEvent):
             yield from super().exec_sequenced_event(event)
             return
-        _, source = self._open_burst
-        common = self._common_metadata(event)
-        self.mmcore.startSequenceAcquisition(event.burst.n_frames, 0, True)
-        self.post_sequence_started(event)
-        number = 0
-        for frame in self._frames(event, source):
-            if not event.burst.is_lit(source.popped - 1):
-                continue
-            common["mda_event"] = sub_event = event.events[number]
-            meta = frame_metadata(frame, **common)
-            if number == 0 and event.plan is not self._announced:
-                meta["extra"] = {BLOCK: self._describe(event.plan)}
-            number += 1
-            signal = yield frame.image, sub_event, meta
-            # A second run that was refused makes the runner say so to the first one.
-            if signal == "cancel" and self._cancelled():
-                return
-        if not self._cancelled():
-            self._close_accounts(event, source)
+        announced = event.plan is self._announced
+        extra = {} if announced else {BLOCK: self._describe(event.plan)}
+        timeouts_s = self._initial_timeout(event), self._frame_timeout(event)
+        yield from self._burst.play(self.post_sequence_started, extra, timeouts_s)
+
+    def post_sequence_started(self, event: SequencedEvent) -> None:
+        """Start the scanning stage: its pulse lets the camera expose."""
+        if isinstance(event, BurstEvent):
+            instrument.start_stage(self.mmcore, self.microscope, event.plan)
 
     def teardown_event(self, event: useq.MDAEvent) -> None:
         """Make dark, then stop the camera. May be called twice."""
         with ExitStack() as last_to_first:
             last_to_first.callback(super().teardown_event, event)
             if isinstance(event, BurstEvent):
-                last_to_first.callback(self._abandon_accounts)
+                last_to_first.callback(self.supervisor.dark)
+                if self._burst is not None:
+                    last_to_first.callback(self._burst.abandon)
+                    self._burst = None
                 last_to_first.callback(self.mmcore.stopSequenceAcquisition)
                 last_to_first.callback(self.make_dark)
-
-    # ---------------------------------------------------------------- frames
-
-    def _frames(self, event: BurstEvent, source: FrameSource) -> Iterator[Frame]:
-        """All frames of a burst, flyback included; fewer if cancelled or stopped."""
-        next_check_s = 0.0
-        timeouts_s = self._initial_timeout(event), self._frame_timeout(event)
-        for frame in source.frames(self._stop_requested, *timeouts_s):
-            now_s = time.monotonic()
-            if now_s > next_check_s and not frame.remaining and not self._cancelled():
-                next_check_s = now_s + CHECK_S
-                seen = self.daq.count()
-                self.accounts.check_progress(event.burst, source.popped, seen)
-            yield frame
-
-    def _close_accounts(self, event: BurstEvent, source: FrameSource) -> None:
-        """Count, stop the camera, count again, compare."""
-        seen = self.daq.count()
-        self.mmcore.stopSequenceAcquisition()
-        self._open_burst = None
-        self.accounts.close_burst(
-            event.burst,
-            source.popped,
-            seen,
-            stopped=self.daq.count(),
-            usual_trailing=self.microscope.camera.trailing_exposures,
-        )
-
-    def _abandon_accounts(self) -> None:
-        if self._open_burst is not None:
-            event, source = self._open_burst
-            self._open_burst = None
-            self.accounts.abandon_burst(event.burst, source.popped, self.daq.count())
-
-    def _common_metadata(self, event: BurstEvent) -> dict[str, Any]:
-        now_s = time.perf_counter()
-        return {
-            "camera_device": self.mmcore.getCameraDevice(),
-            "exposure_ms": self.mmcore.getExposure(),
-            "pixel_size_um": event.plan.geometry.pixel_size_um,
-            "started_ms": (now_s - event.metadata.get("runner_t0", now_s)) * 1000,
-        }
-
-    def _describe(self, plan: ScanPlan) -> dict[str, Any]:
-        block = describe(plan, self.microscope)
-        block["laser_power"] = instrument.laser_power(self.mmcore, self.microscope)
-        return block
 
     # ---------------------------------------------------------------- small things
 
     def _cancelled(self) -> bool:
         return self.mmcore.mda.status.cancel_requested
 
-    def _stop_requested(self) -> bool:
-        self._raise_if_a_relay_failed()
-        return self._cancelled()
-
-    def _raise_if_a_relay_failed(self) -> None:
-        for relay in self._relays:
-            relay.raise_if_failed()
+    def _describe(self, plan: ScanPlan) -> dict[str, Any]:
+        block = describe(plan, self.microscope)
+        block["laser_power"] = instrument.laser_power(self.mmcore, self.microscope)
+        return block

@@ -9,6 +9,7 @@ per frame where the stock engine takes about forty.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pymmcore
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 POLL_S = 5e-4
 """Sleep while the circular buffer is empty."""
 
+CAMERA_TAG = "CameraChannelIndex"
+"""How the Multi Camera device ends the tag that tells its cameras apart."""
+
 
 class Frame(NamedTuple):
-    """One popped image (rows, columns) and its camera tags."""
+    """One popped image (rows, columns), its camera tags, and which camera's it is."""
 
     image: NDArray[np.uint16]
     tags: dict[str, str]
     remaining: int
+    camera: int = 0
 
 
 class FrameSource:
@@ -39,25 +44,35 @@ class FrameSource:
     ----------
     core : CMMCorePlus
         Its camera's sequence acquisition runs or has run.
-    n_frames : int
+    n_exposures : int
         Asked of the camera.
+    n_cameras : int
+        Images per exposure. They are yielded in the order of the cameras, however
+        they arrive.
+
+    Attributes
+    ----------
+    popped : int
+        Exposures of which all images were yielded.
     """
 
-    def __init__(self, core: CMMCorePlus, n_frames: int) -> None:
+    def __init__(self, core: CMMCorePlus, n_exposures: int, n_cameras: int = 1) -> None:
         self._core = core
         self._metadata = pymmcore.Metadata()
-        self._n_frames = n_frames
+        self._n_exposures = n_exposures
+        self._early: list[deque[Frame]] = [deque() for _ in range(n_cameras)]
         self.popped = 0
 
     def frames(
-        self, stop: Callable[[], bool], first_timeout_s: float, timeout_s: float
+        self, ending: Callable[[], bool], first_timeout_s: float, timeout_s: float
     ) -> Iterator[Frame]:
-        """Yield frames until all came, ``stop`` says so, or the camera stopped.
+        """Yield frames until all came, or the camera stopped and the buffer is empty.
 
         Parameters
         ----------
-        stop : callable
-            Asked before each look into the buffer; may raise.
+        ending : callable
+            Whether the camera was stopped on purpose: then what the buffer holds is
+            yielded and no more is waited for. May raise.
         first_timeout_s, timeout_s : float
             How long to wait for the first and for any further frame.
 
@@ -69,15 +84,18 @@ class FrameSource:
             If no frame comes.
         """
         core, patience_s, latest_s = self._core, first_timeout_s, time.monotonic()
-        while self.popped < self._n_frames and not stop():
+        while self.popped < self._n_exposures:
+            over = ending()
             if frame := self._pop():
                 patience_s, latest_s = timeout_s, time.monotonic()
-                yield frame
+                yield from self._in_order(frame)
             elif core.isBufferOverflowed():
-                missing = self._n_frames - self.popped
-                msg = f"circular buffer overflowed; {missing} frames were not taken"
+                missing = self._n_exposures - self.popped
+                msg = f"circular buffer overflowed; {missing} frames were lost"
                 raise MemoryError(msg)
-            elif not core.isSequenceRunning() and not core.getRemainingImageCount():
+            elif over or not (
+                core.isSequenceRunning() or core.getRemainingImageCount()
+            ):
                 return
             elif time.monotonic() > latest_s + patience_s:
                 msg = f"no frame for {patience_s:.1f} s after {self.popped} frames"
@@ -92,8 +110,25 @@ class FrameSource:
         metadata = self._metadata
         metadata.Clear()
         image = self._core.popNextImageMD(metadata)
-        self.popped += 1
         return Frame(image, parse_tags(metadata.Serialize()), waiting - 1)
+
+    def _in_order(self, frame: Frame) -> Iterator[Frame]:
+        """Yield the exposures that the frame completes, camera by camera."""
+        if len(self._early) == 1:
+            self.popped += 1
+            yield frame
+            return
+        camera = camera_number(frame.tags)
+        self._early[camera].append(frame._replace(camera=camera))
+        while all(self._early):
+            self.popped += 1
+            for early in self._early:
+                yield early.popleft()
+
+
+def camera_number(tags: dict[str, str]) -> int:
+    """Return which camera of a Multi Camera device made a frame."""
+    return next((int(tags[name]) for name in tags if name.endswith(CAMERA_TAG)), 0)
 
 
 def parse_tags(serialised: str) -> dict[str, str]:

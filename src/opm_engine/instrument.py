@@ -7,6 +7,7 @@ Every setting is read back; nothing is caught.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ MIN_BUFFER_FRAMES = 100
 MAX_BUFFER_BYTES = 4 * 1024**3
 
 Property = tuple[str, str]
+Shift = tuple[float, float, float]
+NO_SHIFT: Shift = (0.0, 0.0, 0.0)
 
 
 class InstrumentError(RuntimeError):
@@ -45,10 +48,18 @@ class Before:
         Where the focus stage stands; None without one.
     powers : dict
         Value of each laser's power property.
+    shifts_um : dict
+        Number of a stage position to (x, y, z) by which its coming visits move.
     """
 
     focus_um: float | None = None
     powers: dict[Property, str] = field(default_factory=dict)
+    shifts_um: dict[int, Shift] = field(default_factory=dict)
+
+    def shift(self, p: int, x_um: float, y_um: float, z_um: float) -> None:
+        """Move the coming visits of a position, on top of earlier shifts."""
+        x, y, z = self.shifts_um.get(p, NO_SHIFT)
+        self.shifts_um[p] = x + x_um, y + y_um, z + z_um
 
     def restore(self, core: CMMCorePlus) -> None:
         """Set the powers back."""
@@ -105,13 +116,14 @@ def prepare_burst(
     channels = plan.channels_of(burst)
     position = plan.positions[burst.index.get("p", 0)]
     prepare_camera(core, microscope)
-    _move_stages(core, position, _focus_um(position, channels[0], before))
+    shift_um = before.shifts_um.get(position.p, NO_SHIFT)
+    _move_stages(core, position, _focus_um(position, channels[0], before), shift_um)
     _set_presets(core, channels)
     set_laser_power(core, microscope, plan)
     _set_exposure(core, microscope, channels[0].timing)
     _size_buffer(core, channels[0].timing, burst.n_frames)
-    if core.getAutoShutter() and core.getShutterDevice():
-        core.setShutterOpen(True)
+    for shutter in _shutters_of(core, microscope, channels):
+        core.setShutterOpen(shutter, True)
     core.waitForSystem()
 
 
@@ -132,10 +144,35 @@ def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:
     }
 
 
-def close_shutter(core: CMMCorePlus) -> None:
-    """Close the shutter if there is one."""
-    if core.getShutterDevice():
-        core.setShutterOpen(False)
+def close_shutters(core: CMMCorePlus, microscope: Microscope) -> None:
+    """Close the shutter if there is one, and those of the lasers."""
+    with ExitStack() as each_of_them:
+        for shutter in _shutters(core, microscope):
+            each_of_them.callback(core.setShutterOpen, shutter, False)
+
+
+def halt_stages(core: CMMCorePlus, microscope: Microscope) -> None:
+    """Stop what a burst has set in motion."""
+
+
+def start_stage(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -> None:
+    """Let the scanning stage go, if the plan has one."""
+
+
+def _shutters_of(
+    core: CMMCorePlus, microscope: Microscope, channels: tuple[PlannedChannel, ...]
+) -> list[str]:
+    """Return the shutters that must be open for some channels."""
+    names = {channel.name for channel in channels}
+    wanted = [x.shutter for x in microscope.lasers if x.shutter and x.name in names]
+    if core.getAutoShutter() and core.getShutterDevice():
+        wanted.append(core.getShutterDevice())
+    return wanted
+
+
+def _shutters(core: CMMCorePlus, microscope: Microscope) -> list[str]:
+    labels = [core.getShutterDevice(), *(x.shutter for x in microscope.lasers)]
+    return [label for label in dict.fromkeys(labels) if label]
 
 
 def _set_presets(core: CMMCorePlus, channels: tuple[PlannedChannel, ...]) -> None:
@@ -190,17 +227,20 @@ def _focus_um(
 
 
 def _move_stages(
-    core: CMMCorePlus, position: PositionInfo, focus_um: float | None
+    core: CMMCorePlus,
+    position: PositionInfo,
+    focus_um: float | None,
+    shift_um: Shift,
 ) -> None:
     """Go to a position; where it names no coordinate, stay."""
     if position.x_um is not None or position.y_um is not None:
         x_um, y_um = core.getXYPosition()
         core.setXYPosition(
-            x_um if position.x_um is None else position.x_um,
-            y_um if position.y_um is None else position.y_um,
+            (x_um if position.x_um is None else position.x_um) + shift_um[0],
+            (y_um if position.y_um is None else position.y_um) + shift_um[1],
         )
-    if focus_um is not None and core.getPosition() != focus_um:
-        core.setPosition(focus_um)
+    if focus_um is not None and core.getPosition() != focus_um + shift_um[2]:
+        core.setPosition(focus_um + shift_um[2])
     core.waitForSystem()
 
 

@@ -1,0 +1,278 @@
+"""`Supervisor`: the thread that owns darkness while a run may light.
+
+Separate from the engine because it must not depend on the runner's thread: a handler
+that blocks there blocks the engine, but not the light. It asks the board for edges,
+the runner for a cancel and the frame loop for signs of life; it knows no plan::
+
+    idle --begin--> resting --light_may_come--> watching --dark--> resting --end--> idle
+                                  |  cancel, signal: halt, then the frame loop drains
+                                  |  no edges, blocked handler, frozen: halt, trip
+                                  v
+                               halted (dark, camera stopped) --dark--> resting
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from opm_engine.daq.protocol import DaqError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from opm_engine.daq.protocol import Daq
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.01
+"""Between two looks; also the longest that a heartbeat to the guardian takes."""
+
+PATIENCE_S = 5.0
+"""How long a handler may hold the runner's thread while light may be on: longer than
+the circular buffer lasts."""
+
+SILENT_PERIODS = 2.0
+"""Frame periods without a camera edge after which light goes off unasked."""
+
+
+class SafetyError(RuntimeError):
+    """Light was switched off unasked; the message says why."""
+
+
+class Guardian(Protocol):
+    """A process that makes the board dark when this one cannot."""
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+
+    def watch(self, armed: bool) -> None:
+        """Say whether light may be on."""
+
+    def tripped(self) -> str | None:
+        """What it did meanwhile, in words."""
+
+
+@dataclass
+class _Watch:
+    """One burst that may be lit; ``edges`` and ``since_s`` are the supervisor's."""
+
+    period_s: float
+    n_frames: int
+    thread: int = field(default_factory=threading.get_ident)
+    edges: int = 0
+    since_s: float | None = None
+    handed_over_s: float | None = None
+    halted: bool = False
+
+
+class Supervisor:
+    """Makes dark on cancel, on silence of the camera, and when the runner is blocked.
+
+    Parameters
+    ----------
+    daq : Daq
+    make_dark, stop_camera : callable
+        What switches light and camera off, in this order; from any thread.
+    cancelled : callable
+        Whether the run was asked to end.
+    let_go : callable
+        Tells whoever may block the runner's thread, and can be told, to stop it.
+    guardian : Guardian, optional
+    clock_s : callable
+        Seconds in the microscope's time.
+    """
+
+    def __init__(
+        self,
+        daq: Daq,
+        *,
+        make_dark: Callable[[], None],
+        stop_camera: Callable[[], None],
+        cancelled: Callable[[], bool],
+        let_go: Callable[[], None] = lambda: None,
+        guardian: Guardian | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._daq = daq
+        self._make_dark = make_dark
+        self._stop_camera = stop_camera
+        self._cancelled = cancelled
+        self._let_go = let_go
+        self.guardian = guardian
+        self._clock_s = clock_s
+        self._lock = threading.RLock()
+        self._watch: _Watch | None = None
+        self._reason: str | None = None
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ---------------------------------------------------------------- for the engine
+
+    def begin(self) -> None:
+        """Start the thread of a run; that of a run which never ended is taken over."""
+        self.end()
+        self._reason = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(
+            target=self._supervise, args=(self._ending,), name="supervisor", daemon=True
+        )
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the thread. May be called twice."""
+        thread, self._thread = self._thread, None
+        self._ending.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def light_may_come(self, period_ms: float, n_frames: int) -> None:
+        """Watch a burst from now on; called before the board is armed."""
+        with self._lock:
+            self._reason = None
+            self._watch = _Watch(period_ms / 1000, n_frames)
+        if self.guardian is not None:
+            self.guardian.watch(True)
+
+    def dark(self) -> None:
+        """The burst is over and dark. May be called twice."""
+        with self._lock:
+            self._watch = None
+        if self.guardian is not None:
+            self.guardian.watch(False)
+
+    def handed_over(self) -> None:
+        """The runner's thread leaves the engine to handle a frame."""
+        if (watch := self._watch) is not None:
+            watch.handed_over_s = time.monotonic()
+
+    def taken_back(self) -> None:
+        """The runner's thread is back."""
+        if (watch := self._watch) is not None:
+            watch.handed_over_s = None
+
+    def halt(self) -> None:
+        """Light off, then stop the camera; once per burst, whoever asks first.
+
+        Raises
+        ------
+        DaqError
+            If the board did not obey.
+        """
+        with self._lock:
+            watch = self._watch
+            if watch is None or watch.halted:
+                return
+            watch.halted = True
+            with ExitStack() as last_to_first:
+                last_to_first.callback(self._stop_camera)
+                last_to_first.callback(self._make_dark)
+
+    @property
+    def reason(self) -> str | None:
+        """Why light was switched off unasked, if it was."""
+        return self._reason
+
+    def raise_if_tripped(self) -> None:
+        """Raise if light was switched off unasked.
+
+        Raises
+        ------
+        SafetyError
+            Says why.
+        """
+        if self._reason is not None:
+            raise SafetyError(self._reason)
+
+    # ---------------------------------------------------------------- the thread
+
+    def _supervise(self, ending: threading.Event) -> None:
+        while not ending.wait(TICK_S):
+            if self.guardian is not None:
+                self.guardian.beat()
+            watch = self._watch
+            if watch is None or watch.halted:
+                continue
+            try:
+                self._look(watch)
+            except DaqError as error:
+                self._trip(watch, f"the board did not answer: {error}")
+
+    def _look(self, watch: _Watch) -> None:
+        if self._cancelled():
+            self._let_go()
+            self.halt()
+        elif reason := self._alarm(watch):
+            self._trip(watch, reason)
+
+    def _alarm(self, watch: _Watch) -> str | None:
+        if self.guardian is not None and (what := self.guardian.tripped()):
+            return f"the guardian made dark: {what}"
+        since_s = watch.handed_over_s
+        if since_s is not None and time.monotonic() - since_s > PATIENCE_S:
+            return f"{blocking(watch.thread)} has blocked the run for {PATIENCE_S:g} s"
+        return self._silence(watch)
+
+    def _silence(self, watch: _Watch) -> str | None:
+        """Look for edges that stopped although more are planned."""
+        seen = self._daq.count()
+        now_s = self._clock_s()
+        if not seen.total or seen.planned >= watch.n_frames:
+            return None
+        if watch.since_s is None or seen.total != watch.edges:
+            watch.edges, watch.since_s = seen.total, now_s
+        silent_s = now_s - watch.since_s
+        if silent_s <= SILENT_PERIODS * watch.period_s:
+            return None
+        return (
+            f"the camera stopped after {seen.total} of {watch.n_frames} exposures: no "
+            f"edge for {silent_s * 1000:.3g} ms"
+        )
+
+    def _trip(self, watch: _Watch, reason: str) -> None:
+        with self._lock:
+            if watch is not self._watch or watch.halted:
+                return
+            try:
+                self.halt()
+            except (DaqError, RuntimeError) as error:
+                reason = f"{reason}; and then: {error}"
+            self._reason = reason
+        logger.error("Light off: %s", reason)
+        self._let_go()
+
+
+def blocking(thread: int) -> str:
+    """Name what a thread is in the middle of: the handler that a runner has called.
+
+    Parameters
+    ----------
+    thread : int
+        Identifier of the thread.
+
+    Returns
+    -------
+    str
+        Qualified name, file and line of the outermost function that belongs neither
+        to the runner nor to the libraries that carry its signals.
+    """
+    found: FrameType | None = None
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module == "pymmcore_plus.mda._runner":
+            break
+        if module.partition(".")[0] not in ("pymmcore_plus", "psygnal", "threading"):
+            found = frame
+        frame = frame.f_back
+    if found is None:
+        return "a handler"
+    code = found.f_code
+    module = found.f_globals.get("__name__", "?")
+    return f"{module}.{code.co_qualname} ({code.co_filename}:{found.f_lineno})"

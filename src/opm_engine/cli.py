@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-import useq
-from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +32,12 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="On success, print one JSON object.")
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace files of an earlier run.")]
+DaqAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--daq-address", metavar="HOST:PORT", help="Board's gRPC server to play on."
+    ),
+]
 
 
 def main() -> None:
@@ -56,9 +58,13 @@ def _explain(error: Exception) -> tuple[str, int]:
     """Return one line and an exit status."""
     if isinstance(error, typer.Abort):
         return "interrupted", INTERRUPTED
-    if isinstance(error, ValidationError):
-        lines = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors()]
-        return "error: " + "; ".join(lines), 1
+    if "pydantic" in sys.modules:
+        from pydantic import ValidationError
+
+        if isinstance(error, ValidationError):
+            found = error.errors()
+            lines = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in found]
+            return "error: " + "; ".join(lines), 1
     # Errors of usage carry their own words and status, whichever click raises them.
     words = getattr(error, "format_message", lambda: str(error))()
     text = " ".join(words.split()) or type(error).__name__
@@ -83,13 +89,19 @@ def demo(
     volumes: Annotated[int, typer.Option(min=1, help="Time points.")] = 3,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
+    daq_address: DaqAddress = None,
 ) -> None:
     """Run the whole system on the simulated microscope and score it."""
     from opm_engine.demo import failures, run_demo
 
     with _progress("acquiring") as (on_frame, on_step):
         report = run_demo(
-            out, volumes, overwrite=overwrite, on_frame=on_frame, on_step=on_step
+            out,
+            volumes,
+            overwrite=overwrite,
+            daq_address=daq_address,
+            on_frame=on_frame,
+            on_step=on_step,
         )
     _show(report, as_json=as_json, title=f"opm-engine demo -> {out}")
     _exit(failures(report))
@@ -119,13 +131,16 @@ def run(
     ] = "demo",
     as_json: AsJson = False,
     overwrite: Overwrite = False,
+    daq_address: DaqAddress = None,
 ) -> None:
     """Acquire a sequence: raw, deskewed, projections, log."""
+    import useq
+
     from opm_engine.session import open_microscope
 
     planned = useq.MDASequence.from_file(sequence)
     with (
-        open_microscope(microscope) as scope,
+        open_microscope(microscope, daq_address=daq_address) as scope,
         _progress("acquiring") as (on_frame, _),
     ):
         acquisition = scope.acquire(
@@ -139,11 +154,44 @@ def run(
     _exit(wrong)
 
 
+@app.command()
+def simulate_daq(
+    address: Annotated[
+        str, typer.Option(metavar="127.0.0.1:PORT", help="Port 0 takes a free one.")
+    ],
+    device: Annotated[str, typer.Option(help="Name of the board.")] = "Dev1",
+    product: Annotated[str, typer.Option(help="Its type.")] = "PCIe-6363",
+    status: Annotated[
+        bool, typer.Option("--status", help="Print what a running one puts out.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the simulated board, with its cables, as a process of its own."""
+    if status:
+        from opm_engine.simulation.board_status import board_status
+
+        report = board_status(address)
+        _show(report, as_json=as_json, title=f"board at {address}")
+        return
+    from opm_engine.simulation.board_process import serve_board
+
+    def bound(address: str) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps({"address": address}) + "\n")
+            sys.stdout.flush()
+        else:
+            stdout.print(f"{product} {device} at {address}; Ctrl-C ends it")
+
+    serve_board(address, device=device, product=product, on_bound=bound)
+
+
 @contextmanager
 def _progress(
     what: str,
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """A bar on stderr; gives a callback for frames and one for the current step."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     seen = stderr.is_terminal
     with Progress(*columns, console=stderr, transient=True, disable=not seen) as bar:
@@ -169,6 +217,8 @@ def _show(report: dict[str, Any], *, as_json: bool, title: str) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report) + "\n")
         return
+    from rich.table import Table
+
     table = Table("", "", title=title, show_header=False)
     for key, value in report.items():
         table.add_row(key, str(value))

@@ -54,6 +54,7 @@ def run_demo(
     n_volumes: int = 3,
     *,
     overwrite: bool = False,
+    daq_address: str | None = None,
     on_frame: Callable[[int, int], None] | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
@@ -67,6 +68,8 @@ def run_demo(
         Time points.
     overwrite : bool
         Replace the files of an earlier demo.
+    daq_address : str, optional
+        ``"host:port"`` of a simulated board that is a process of its own.
     on_frame : callable, optional
         Called with the number of frames so far and of all.
     on_step : callable, optional
@@ -82,7 +85,7 @@ def run_demo(
             msg = f"{out} already holds {name}; choose another folder"
             raise FileExistsError(msg)
     sequence = demo_sequence(n_volumes)
-    with open_microscope("demo") as scope:
+    with open_microscope("demo", daq_address=daq_address) as scope:
         plan = plan_scan(sequence, scope.microscope)
         on_step("acquiring")
         acquisition = scope.acquire(
@@ -146,8 +149,8 @@ def _lasers_on(scope: Scope) -> list[str]:
     if scope.twin is None:
         msg = "the demo needs a simulated microscope"
         raise ValueError(msg)
-    board = scope.twin.board
-    return [laser.name for laser in scope.microscope.lasers if board.line(laser.line)]
+    lines = scope.twin.status()["lines"]
+    return [laser.name for laser in scope.microscope.lasers if lines[laser.line]]
 
 
 def _truth(scope: Scope, plan: ScanPlan) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """`Interrupts`: Ctrl-C and SIGTERM become a cancel while a run is in progress.
 
 Separate because signal handlers are the process's, not the engine's. A handler must
-not cancel itself: the runner's lock is not reentrant, and the handler may have
-interrupted whoever holds it. It only leaves word; a thread cancels.
+neither cancel nor wake anybody: the locks of the runner and of threading are not
+reentrant, and it may have interrupted whoever holds one. It leaves word; the
+supervisor's thread comes by every few milliseconds and attends to it.
 """
 
 from __future__ import annotations
@@ -32,30 +33,36 @@ class Interrupts:
 
     Parameters
     ----------
-    is_running : callable
-        Whether a run is in progress.
+    run : callable
+        Number of the run in progress, or None; must take no lock.
     cancel : callable
-        Cancels it; called from a thread of its own.
-
-    Attributes
-    ----------
-    latest : signal number or None
-        What has cancelled the run, until the next one begins.
+        Cancels it.
+    is_idle : callable
+        Whether the run and its handlers are through.
     """
 
     def __init__(
-        self, is_running: Callable[[], bool], cancel: Callable[[], None]
+        self,
+        run: Callable[[], int | None],
+        cancel: Callable[[], None],
+        is_idle: Callable[[], bool],
     ) -> None:
-        self._is_running = is_running
+        self._run = run
         self._cancel = cancel
+        self._is_idle = is_idle
         self._before: dict[int, Any] = {}
-        self.latest: int | None = None
+        self._word: tuple[int, int] | None = None
+        self._attended: tuple[int, int] | None = None
 
     def install(self) -> None:
-        """Take the signals over; only the main thread can, others do nothing."""
+        """Take the signals over; only the main thread can, others do nothing.
+
+        May be called twice.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) != self._handle:
+                    self._before[number] = signal.signal(number, self._handle)
 
     def restore(self) -> None:
         """Give the signals back. May be called twice."""
@@ -65,12 +72,24 @@ class Interrupts:
                     signal.signal(number, handler)
         self._before.clear()
 
+    def what_ended(self, run: int) -> int | None:
+        """Return the signal that has cancelled a run, if one has."""
+        return self._word[1] if self._word and self._word[0] == run else None
+
+    def attend(self) -> None:
+        """Cancel the run if there is word to do so. Called from the supervisor."""
+        word = self._word
+        if word is None or word == self._attended:
+            return
+        self._attended = word
+        self._cancel()
+        if word[1] == signal.SIGTERM:
+            threading.Thread(target=self._leave, name="leave", daemon=True).start()
+
     def _handle(self, number: int, frame: Any) -> None:
-        if self.latest is None and self._is_running():
-            self.latest = number
-            threading.Thread(
-                target=self._end_run, args=(number,), name="interrupt", daemon=True
-            ).start()
+        run = self._run()
+        if run is not None and (self._word is None or self._word[0] != run):
+            self._word = run, number
             return
         before = self._before.get(number, signal.SIG_DFL)
         if callable(before):
@@ -78,14 +97,11 @@ class Interrupts:
         elif number == signal.SIGTERM and before is not signal.SIG_IGN:
             raise SystemExit(128 + number)
 
-    def _end_run(self, number: int) -> None:
-        self._cancel()
-        if number != signal.SIGTERM:
-            return
+    def _leave(self) -> None:
         latest_s = time.monotonic() + GRACE_S
-        while self._is_running() and time.monotonic() < latest_s:
+        while not self._is_idle() and time.monotonic() < latest_s:
             time.sleep(POLL_S)
-        if self._is_running():
-            os._exit(128 + number)
+        if not self._is_idle():
+            os._exit(128 + signal.SIGTERM)
         # not raised here: only the main thread can end the process in good order
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)

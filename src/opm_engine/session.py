@@ -7,6 +7,7 @@ Separate so that nothing below it constructs anything it uses. Opens what a
 from __future__ import annotations
 
 import atexit
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,18 +15,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pymmcore
 from pymmcore_plus import CMMCorePlus
+from pymmcore_plus.mda import RunState
 
 from opm_engine import instrument
 from opm_engine.acquisition import Acquisition, acquire
 from opm_engine.config import ConfigError, Microscope
+from opm_engine.daq.guardian import Guardian
 from opm_engine.daq.nidaq import NIDaq
 from opm_engine.engine import OPMEngine
+from opm_engine.interrupts import Interrupts
 from opm_engine.simulation.twin import Twin
+from opm_engine.snap import snap, snap_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import numpy as np
     import useq
+    from numpy.typing import NDArray
 
     from opm_engine.simulation.specimen import Specimen
 
@@ -35,7 +42,10 @@ CANCEL_S = 2.0
 
 
 def open_microscope(
-    source: str | Path | Microscope = "demo", *, specimen: Specimen | None = None
+    source: str | Path | Microscope = "demo",
+    *,
+    specimen: Specimen | None = None,
+    daq_address: str | None = None,
 ) -> Scope:
     """Open a microscope.
 
@@ -45,6 +55,8 @@ def open_microscope(
         ``"demo"`` for the simulated microscope, or the path of a microscope TOML.
     specimen : Specimen, optional
         What a simulated microscope looks at.
+    daq_address : str, optional
+        ``"host:port"`` of a board's gRPC server, instead of ``daq.address``.
 
     Returns
     -------
@@ -69,6 +81,10 @@ def open_microscope(
     else:
         msg = f'no microscope "{source}": give "demo" or the path of a TOML'
         raise FileNotFoundError(msg)
+    if daq_address is not None:
+        table = microscope.model_dump(mode="json", exclude_none=True)
+        table["daq"]["address"] = daq_address
+        microscope = Microscope.from_table(table, source=microscope.name)
     return Scope(microscope, specimen=specimen)
 
 
@@ -99,22 +115,55 @@ class Scope:
         with ExitStack() as opening:
             self.twin = self._open_twin(opening, specimen)
             self.core = self.twin.core if self.twin else self._open_core(opening)
-            address = self.twin.address if self.twin else None
+            address = self.twin.address if self.twin else microscope.daq.address
+            guardian = self._start_guardian(opening, address)
             self.daq = NIDaq(microscope, address=address)
             opening.callback(self.daq.close)
             self.daq.open()
-            self.engine = OPMEngine(self.core, microscope, self.daq)
+            self.engine = OPMEngine(
+                self.core,
+                microscope,
+                self.daq,
+                guardian=guardian,
+                clock_s=self.twin.clock.now if self.twin else time.monotonic,
+            )
             self.core.mda.set_engine(self.engine)
             instrument.prepare_camera(self.core, microscope)
+            self._interrupts = self._prepare_interrupts(opening)
+            self.take_interrupts()
+            atexit.register(self.close)
+            opening.callback(atexit.unregister, self.close)
             self._closing = opening.pop_all()
             self._is_open = True
 
     def _open_twin(self, opening: ExitStack, specimen: Specimen | None) -> Twin | None:
         if self.microscope.simulation is None:
             return None
-        twin = Twin(self.microscope, specimen)
+        twin = Twin(self.microscope, specimen, address=self.microscope.daq.address)
         opening.callback(twin.close)
         return twin
+
+    def _start_guardian(
+        self, opening: ExitStack, address: str | None
+    ) -> Guardian | None:
+        """Start the guardian, unless the board dies with this process."""
+        if self.twin is not None and self.twin.board is not None:
+            return None
+        guardian = Guardian(self.microscope, address=address)
+        opening.callback(guardian.stop)
+        guardian.start()
+        return guardian
+
+    def _prepare_interrupts(self, opening: ExitStack) -> Interrupts:
+        mda, turn = self.core.mda, self.engine.turn
+        interrupts = Interrupts(
+            run=lambda: turn.running,
+            cancel=mda.cancel,
+            is_idle=lambda: mda.status.phase is RunState.IDLE,
+        )
+        opening.callback(interrupts.restore)
+        self.engine.supervisor.attend = interrupts.attend
+        return interrupts
 
     def _open_core(self, opening: ExitStack) -> CMMCorePlus:
         core = CMMCorePlus()
@@ -164,12 +213,73 @@ class Scope:
         RuntimeError
             If a run is in progress, or the microscope was closed.
         """
+        self._refuse_closed()
+        acquisition = acquire(
+            self.engine, sequence, Path(out), overwrite=overwrite, on_frame=on_frame
+        )
+        if self._interrupts.what_ended(self.engine.turn.number) == signal.SIGINT:
+            raise KeyboardInterrupt
+        return acquisition
+
+    def snap(
+        self,
+        channels: Sequence[str | dict[str, Any]] | None = None,
+        *,
+        exposure_ms: float | None = None,
+        offset_um: float = 0.0,
+        laser_power: dict[str, float] | None = None,
+    ) -> dict[str, NDArray[np.uint16]]:
+        """Take one plane per channel, through the same path as any scan.
+
+        Parameters
+        ----------
+        channels : sequence of str or dict, optional
+            Names of lasers, or channels as in a sequence; all lasers without it.
+        exposure_ms : float, optional
+            For channels that do not say; the camera's present one without it.
+        offset_um : float
+            Scan offset of the plane.
+        laser_power : dict, optional
+            Laser name to percent.
+
+        Returns
+        -------
+        dict
+            Channel name to plane, (rows, columns) uint16; with several cameras to
+            planes, (cameras, rows, columns).
+
+        Raises
+        ------
+        PlanError
+            If the microscope cannot do it.
+        RuntimeError
+            If a run is in progress, or the microscope was closed.
+        """
+        self._refuse_closed()
+        sequence = snap_sequence(
+            channels or self.microscope.laser_names,
+            group=self.microscope.channel_group,
+            exposure_ms=exposure_ms or self.core.getExposure(),
+            settings={"offset_um": offset_um, "laser_power": laser_power or {}},
+        )
+        return snap(self.engine, sequence)
+
+    def _refuse_closed(self) -> None:
         if not self._is_open:
             msg = "this microscope was closed; open it again"
             raise RuntimeError(msg)
-        return acquire(
-            self.engine, sequence, Path(out), overwrite=overwrite, on_frame=on_frame
-        )
+
+    def take_interrupts(self) -> None:
+        """Let Ctrl-C and SIGTERM cancel runs; only the main thread can.
+
+        Opening does it; again, if it was another thread that opened.
+        """
+        self._interrupts.install()
+
+    def describe_as(self, microscope: Microscope) -> None:
+        """Change what is set anew for each run; the wiring must be the same."""
+        self.microscope = self.engine.microscope = microscope
+        instrument.prepare_camera(self.core, microscope)
 
     def close(self) -> None:
         """Make dark, cancel what runs, let all devices go. May be called twice.

@@ -49,10 +49,17 @@ class SafetyError(RuntimeError):
 class Guardian(Protocol):
     """A process that makes the board dark when this one cannot."""
 
-    def beat(self) -> None:
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody would act."""
+
+    def start(self) -> None:
+        """Start the process; it stands ready when this returns."""
+
+    def beat(self) -> object:
         """Say that this process lives."""
 
-    def watch(self, armed: bool) -> None:
+    def watch(self, watching: bool) -> None:
         """Say whether light may be on."""
 
     def tripped(self) -> str | None:
@@ -87,6 +94,11 @@ class Supervisor:
     guardian : Guardian, optional
     clock_s : callable
         Seconds in the microscope's time.
+
+    Attributes
+    ----------
+    attend : callable
+        Called at every look, during a run.
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class Supervisor:
         make_dark: Callable[[], None],
         stop_camera: Callable[[], None],
         cancelled: Callable[[], bool],
-        let_go: Callable[[], None] = lambda: None,
+        let_go: Callable[[], None] | None = None,
         guardian: Guardian | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,9 +116,10 @@ class Supervisor:
         self._make_dark = make_dark
         self._stop_camera = stop_camera
         self._cancelled = cancelled
-        self._let_go = let_go
-        self.guardian = guardian
+        self._let_go = let_go or _nothing
+        self._guardian = guardian
         self._clock_s = clock_s
+        self.attend: Callable[[], None] = _nothing
         self._lock = threading.RLock()
         self._watch: _Watch | None = None
         self._reason: str | None = None
@@ -116,8 +129,16 @@ class Supervisor:
     # ---------------------------------------------------------------- for the engine
 
     def begin(self) -> None:
-        """Start the thread of a run; that of a run which never ended is taken over."""
+        """Start the thread of a run; that of a run which never ended is taken over.
+
+        Raises
+        ------
+        DaqError
+            If the guardian has ended and does not start again.
+        """
         self.end()
+        if self._guardian is not None and not self._guardian.is_alive:
+            self._guardian.start()
         self._reason = None
         self._ending = threading.Event()
         self._thread = threading.Thread(
@@ -137,15 +158,15 @@ class Supervisor:
         with self._lock:
             self._reason = None
             self._watch = _Watch(period_ms / 1000, n_frames)
-        if self.guardian is not None:
-            self.guardian.watch(True)
+        if self._guardian is not None:
+            self._guardian.watch(True)
 
     def dark(self) -> None:
         """The burst is over and dark. May be called twice."""
         with self._lock:
             self._watch = None
-        if self.guardian is not None:
-            self.guardian.watch(False)
+        if self._guardian is not None:
+            self._guardian.watch(False)
 
     def handed_over(self) -> None:
         """The runner's thread leaves the engine to handle a frame."""
@@ -194,8 +215,9 @@ class Supervisor:
 
     def _supervise(self, ending: threading.Event) -> None:
         while not ending.wait(TICK_S):
-            if self.guardian is not None:
-                self.guardian.beat()
+            if self._guardian is not None:
+                self._guardian.beat()
+            self.attend()
             watch = self._watch
             if watch is None or watch.halted:
                 continue
@@ -212,7 +234,7 @@ class Supervisor:
             self._trip(watch, reason)
 
     def _alarm(self, watch: _Watch) -> str | None:
-        if self.guardian is not None and (what := self.guardian.tripped()):
+        if self._guardian is not None and (what := self._guardian.tripped()):
             return f"the guardian made dark: {what}"
         since_s = watch.handed_over_s
         if since_s is not None and time.monotonic() - since_s > PATIENCE_S:
@@ -246,6 +268,10 @@ class Supervisor:
             self._reason = reason
         logger.error("Light off: %s", reason)
         self._let_go()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def blocking(thread: int) -> str:

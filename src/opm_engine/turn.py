@@ -10,10 +10,22 @@ import threading
 
 
 class Turn:
-    """Whose run it is: a thread's, from the start of its run to its announced end."""
+    """Whose run it is: a thread's, from the start of its run to its announced end.
+
+    Attributes
+    ----------
+    number : int
+        Of the run in progress, or of the last one; counted from 1.
+    """
 
     def __init__(self) -> None:
         self._owner: threading.Thread | None = None
+        self.number = 0
+
+    @property
+    def running(self) -> int | None:
+        """Number of the run in progress; None if there is none. Takes no lock."""
+        return self.number if self._owner is not None else None
 
     @property
     def is_mine(self) -> bool:
@@ -38,6 +50,7 @@ class Turn:
         """Start a run in the calling thread; see `refuse_second`."""
         self.refuse_second()
         self._owner = threading.current_thread()
+        self.number += 1
 
     def release(self) -> None:
         """End the run."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from opm_engine.config.fields import Flag, Name, Positive, Table, Whole
+from typing import Literal
+
+from opm_engine.config.fields import Flag, Positive, Table, Whole
 
 
 class Simulation(Table):
@@ -23,4 +25,6 @@ class Simulation(Table):
     seed: Whole = 1
     noise: Flag = True
     time_scale: Positive = 1.0
-    board: Name = "PCIe-6363"
+    board: Literal[
+        "USB-6341", "PCIe-6343", "PCIe-6363", "PCIe-6738", "PCI-6733", "USB-6008"
+    ] = "PCIe-6363"

@@ -80,7 +80,7 @@ PLANES = Stream(
     channels=tuple(ChannelInfo(name=name, exposure_ms=5) for name in ("488", "561")),
     positions=(
         PositionInfo(name="0", x_um=0, y_um=0, z_um=0),
-        PositionInfo(name="1", x_um=100, y_um=50, z_um=0),
+        PositionInfo(name="1", x_um=100, y_um=50, z_um=0, p=1),
     ),
 )
 

@@ -29,19 +29,23 @@ def _taps(y, z, theta, p):
     return taps
 
 
-def reference(stack, angle_deg, step_um, pixel_um, voxel_um):
-    """Float64 volume and its valid mask, voxel row by voxel row."""
+def reference(stack, angle_deg, step_um, pixel_um, voxel_um, shift_um=0.0, ny=None):
+    """Float64 volume and its valid mask, voxel row by voxel row.
+
+    All planes lie further along +Y by ``shift_um``; the grid does not move.
+    """
     n_planes, n_rows, n_columns = stack.shape
     theta = math.radians(angle_deg)
     dz, dy = voxel_um
     height = (n_rows - 1) * pixel_um * math.sin(theta)
     length = (n_planes - 1) * step_um + (n_rows - 1) * pixel_um * math.cos(theta)
     nz = math.floor(height / dz + TOLERANCE) + 1
-    ny = math.floor(length / dy + TOLERANCE) + 1
+    ny = ny or math.floor(length / dy + TOLERANCE) + 1
     volume = np.zeros((nz, ny, n_columns))
     valid = np.zeros((nz, ny), bool)
     for k, j in np.ndindex(nz, ny):
-        taps = _taps(j * dy / pixel_um, k * dz / pixel_um, theta, step_um / pixel_um)
+        y, z = (j * dy - shift_um) / pixel_um, k * dz / pixel_um
+        taps = _taps(y, z, theta, step_um / pixel_um)
         if all(0 <= n < n_planes and 0 <= s < n_rows for n, s, _ in taps):
             volume[k, j] = sum(weight * stack[n, s] for n, s, weight in taps)
             valid[k, j] = True

@@ -12,6 +12,7 @@ from pymmcore_plus import GeneratorMDASequence
 from deskewing import (
     GEOMETRY,
     Recorder,
+    block_with,
     frames,
     noise,
     play,
@@ -19,13 +20,38 @@ from deskewing import (
     summary_with,
     whole,
 )
+from opm_engine.plan import BLOCK, PositionInfo
 from opm_engine.processing import Deskew
+from opm_engine.relay import ThreadRelay
 from opm_engine.writers import OMEZarrWriter
+from relaying import TellingEngine, connected_run, make_runner
 
 
+def projection() -> dict:
+    """The summary of a run in mode projection, even if it has planes."""
+    block = block_with() | {"plan": {"mode": "projection"}}
+    return {"extra": {BLOCK: block}}
+
+
+@pytest.mark.parametrize("method", ["checkSequence", "sequenceStarted"])
 @pytest.mark.parametrize(
     ("summary", "geometry", "message"),
     [
+        pytest.param(
+            projection(), None, 'mode "projection".*leave Deskew out', id="projection"
+        ),
+        pytest.param(
+            summary_with(positions=(PositionInfo(name="A1", n_planes=1),)),
+            None,
+            "position 'A1' has one",
+            id="single-at-one-position",
+        ),
+        pytest.param(
+            summary_with(channel_offsets_um=(0.1,)),
+            None,
+            "2 channels, but 1 channel_offsets_um",
+            id="offsets",
+        ),
         pytest.param({}, None, "no geometry", id="nothing-known"),
         pytest.param({"extra": None}, None, "no geometry", id="extra-none"),
         pytest.param(
@@ -45,13 +71,41 @@ from opm_engine.writers import OMEZarrWriter
         ),
     ],
 )
-def test_run_is_refused_at_its_start(summary, geometry, message) -> None:
+def test_run_is_refused_at_its_start(summary, geometry, message, method) -> None:
     output = Recorder()
     handler = Deskew([output], geometry=geometry)
     with pytest.raises(ValueError, match=message):
-        handler.sequenceStarted(sequence_of(), summary)
+        getattr(handler, method)(sequence_of(), summary)
     handler.sequenceFinished(sequence_of())
     assert output.calls == []
+
+
+class SinglePlanes(TellingEngine):
+    """An engine that announces planes without a scan."""
+
+    def setup_sequence(self, sequence):
+        return summary_with(n_planes=1)
+
+
+def test_refusal_leaves_no_other_branchs_store(tmp_path) -> None:
+    raw = OMEZarrWriter(tmp_path / "raw.ome.zarr")
+    relay, engine = ThreadRelay(raw, Deskew()), SinglePlanes()
+    with pytest.raises(ValueError, match="two planes or more"):
+        connected_run(make_runner(engine), relay)
+    assert list(tmp_path.iterdir()) == []
+    assert not engine.armed
+
+
+def test_outputs_may_refuse_beforehand(tmp_path) -> None:
+    writer = OMEZarrWriter(tmp_path / "deskewed.ome.zarr")
+    deskew, loose = Deskew([Recorder(), writer]), GeneratorMDASequence()
+    for sequence, summary in [(sequence_of(), summary_with()), (loose, {})]:
+        deskew.checkSequence(sequence, summary)
+    assert not writer.path.exists()
+    writer.path.mkdir()
+    for sequence, summary in [(sequence_of(), summary_with()), (loose, {})]:
+        with pytest.raises(FileExistsError, match=r"deskewed\.ome\.zarr"):
+            deskew.checkSequence(sequence, summary)
 
 
 @pytest.mark.parametrize(

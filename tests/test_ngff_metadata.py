@@ -23,7 +23,7 @@ PLANES = Stream(
     ),
     positions=(
         PositionInfo(name="left", x_um=-10, y_um=5, z_um=1),
-        PositionInfo(name="right", x_um=10),
+        PositionInfo(name="right", x_um=10, p=1),
     ),
 )
 SUMMARY = {
@@ -86,6 +86,9 @@ def test_block_adds_the_position() -> None:
             "x_um": 10.0,
             "y_um": None,
             "z_um": None,
+            "p": 1,
+            "g": 0,
+            "n_planes": None,
         }
     }
     assert "position" not in block
@@ -126,7 +129,7 @@ FULL = useq.MDASequence(
                 ),
                 "positions": (
                     PositionInfo(name="here", x_um=1, y_um=2, z_um=3),
-                    PositionInfo(name="1", x_um=4, y_um=5),
+                    PositionInfo(name="1", x_um=4, y_um=5, p=1),
                 ),
             },
             id="all axes",

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opm_engine.plan import BLOCK
+from opm_engine.plan import BLOCK, PositionInfo
 from opm_engine.writers import OMEZarrWriter
 from writing import (
     SEQUENCE,
@@ -151,3 +151,53 @@ def test_the_caller_may_reuse_its_buffer(tmp_path: Path) -> None:
         buffer[:] = 7
     writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, indices(stream, "tpzc"))
+
+
+TILES = tuple(
+    PositionInfo(name=f"tile {p} {g}", p=p, g=g, n_planes=n_planes)
+    for p, g, n_planes in [(0, 0, None), (1, 0, 7), (1, 1, 1), (2, 0, 2)]
+)
+
+
+@pytest.mark.parametrize("order", ["tzc", "zct", "ctz"])
+def test_tiles_cameras_and_lengths_of_their_own(tmp_path: Path, order: str) -> None:
+    """Grid tiles, each with its number of planes, seen by two cameras."""
+    stream = stream_for(t=2, c=4).model_copy(
+        update={"n_cameras": 2, "positions": TILES}
+    )
+    writer = OMEZarrWriter(tmp_path / "x.zarr", shard_bytes=4 * 40)
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    expected = [np.zeros((2, 4, n, 4, 5), np.uint16) for n in (3, 7, 1, 2)]
+    for number, tile in enumerate(TILES):
+        sizes = {"t": 2, "c": 2, "z": expected[number].shape[2]}
+        for at in np.ndindex(*(sizes[axis] for axis in order)):
+            index = dict(zip(order, at, strict=True))
+            for cam in range(2):
+                at_4 = {"t": index["t"], "p": number, "c": 2 * index["c"] + cam}
+                image = item(stream, at_4 | {"z": index["z"]})
+                index |= {"p": tile.p, "g": tile.g, "cam": cam}
+                writer.frameReady(image, useq.MDAEvent(index=index), {})
+                expected[number][at_4["t"], at_4["c"], index["z"]] = image
+    writer.sequenceFinished(SEQUENCE)
+    assert writer.error is None
+    yaozarrs.validate_zarr_store(str(writer.path))
+    for image, pixels in zip(images(writer.path, stream), expected, strict=True):
+        np.testing.assert_array_equal(image["0"][:], pixels)
+        assert image["0"].shards[2] == min(4, pixels.shape[2])
+    assert writer.frames_written == sum(len(p[0, 0]) for p in expected) * 2 * 4
+
+
+def test_a_plane_beyond_its_positions_end(tmp_path: Path) -> None:
+    stream = stream_for().model_copy(update={"positions": TILES})
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    image = np.ones((4, 5), np.uint16)
+    good = useq.MDAEvent(index={"p": 1, "g": 0, "z": 6})
+    writer.frameReady(image, good, {})
+    with pytest.raises(ValueError, match="plane p=1, t=0, c=0, z=6, g=0 came twice"):
+        writer.frameReady(image, good, {})
+    writer.sequenceFinished(SEQUENCE)
+    writer = OMEZarrWriter(tmp_path / "y.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    with pytest.raises(ValueError, match="z = 2 lies outside the 2 planned"):
+        writer.frameReady(image, useq.MDAEvent(index={"p": 2, "z": 2}), {})

@@ -118,12 +118,13 @@ def test_a_disk_too_small_is_refused(tmp_path: Path, codec: Any) -> None:
         (np.ones((4, 6), "u2"), {}, r"expected uint16 \(4, 5\), got uint16 \(4, 6\)"),
         (np.ones((4, 5), "u1"), {}, r"expected uint16 \(4, 5\), got uint8 \(4, 5\)"),
         (np.ones((4, 5), "u2"), {"t": 2}, "t = 2 .* 2 planned"),
-        (np.ones((4, 5), "u2"), {"p": 1}, "p = 1 .* 1 planned"),
+        (np.ones((4, 5), "u2"), {"p": 1}, "no position p=1, g=0"),
         (np.ones((4, 5), "u2"), {"c": -1}, "c = -1 .* 1 planned"),
         (np.ones((4, 5), "u2"), {"z": 3}, "z = 3 .* 3 planned"),
-        (np.ones((4, 5), "u2"), {"g": 1}, "g = 1 .* 1 planned"),
+        (np.ones((4, 5), "u2"), {"g": 1}, "no position p=0, g=1"),
+        (np.ones((4, 5), "u2"), {"cam": 1}, "cam = 1 .* 1 planned"),
     ],
-    ids=["shape", "dtype", "t", "p", "c", "z", "g"],
+    ids=["shape", "dtype", "t", "p", "c", "z", "g", "cam"],
 )
 def test_a_frame_that_does_not_belong(
     tmp_path: Path, image: npt.NDArray[Any], index: Index, message: str

@@ -31,7 +31,7 @@ def stream_for(
         n_times=t,
         interval_s=2.0,
         channels=tuple(ChannelInfo(name=f"laser {i}") for i in range(c)),
-        positions=tuple(PositionInfo(name=f"well {i}", x_um=i) for i in range(p)),
+        positions=tuple(PositionInfo(name=f"well {i}", x_um=i, p=i) for i in range(p)),
     )
 
 

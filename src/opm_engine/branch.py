@@ -1,31 +1,31 @@
-"""One branch of a relay: a bounded queue, a thread, and the handler it feeds.
+"""`Branch`: a handler of a relay, and what its queue does when it is full.
 
-Separate from `ThreadRelay` so that isolation can be seen in one place: the only line
-at which a handler's exception is caught is here. Knows no runner, no engine and no
-other branch.
+Separate from the lane that feeds it because this is what a user says, judged before
+any run. Knows no threads and no frames.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import threading
-import time
-from collections import deque
-from copy import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
-
-    import numpy as np
-    import useq
 
 Policy = Literal["lossless", "latest"]
 
-_ARGUMENTS = {"sequenceStarted": 2, "frameReady": 3, "sequenceFinished": 1}
+CHECK = "checkSequence"
+"""The method with which a handler refuses a run before any handler has begun it."""
+
+_ARGUMENTS = {
+    CHECK: 2,
+    "sequenceStarted": 2,
+    "frameReady": 3,
+    "noteReady": 1,
+    "sequenceFinished": 1,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,13 @@ class Branch:
     ----------
     handler : object
         Has at least one of ``sequenceStarted(sequence, summary)``,
-        ``frameReady(image, event, meta)`` and ``sequenceFinished(sequence)``; each may
-        take fewer of these arguments. All of its calls come from one thread. If it has
-        ``raise_if_failed()``, as a relay has, that is called after each of them.
+        ``frameReady(image, event, meta)``, ``noteReady(note)``,
+        ``sequenceFinished(sequence)`` and ``checkSequence(sequence, summary)``; each
+        may take fewer of these arguments. All of its calls come from one thread, but
+        for ``checkSequence``: it comes before all others, from the runner's thread,
+        raises if the handler cannot take the run, changes nothing and returns at once.
+        If the handler has ``raise_if_failed()``, as a relay has, that is called after
+        each other call.
     policy : {"lossless", "latest"}
         ``lossless``: the acquisition waits for room. ``latest``: the newest frame
         wins, older ones that still wait are dropped whole and counted.
@@ -115,220 +119,45 @@ class BranchStats:
     error: BaseException | None
 
 
-class _Frame(NamedTuple):
-    image: np.ndarray[Any, Any]
-    event: useq.MDAEvent
-    meta: Any
-    arrived_s: float
-
-
-class Lane:
-    """A branch during one run.
-
-    One thread, started by `start`, calls ``sequenceStarted``, then ``frameReady`` for
-    each frame, then after `close` ``sequenceFinished``, exactly once and even after an
-    error, so that the handler can close its files. Nothing here raises what a handler
-    raised.
-
-    Parameters
-    ----------
-    branch : Branch
-        With its name and limit settled.
-    hang_s : float
-        A call that lasts longer makes those who wait for this branch give it up.
-    on_error : callable
-        Called once, with the branch and its first error, from any thread.
-    """
-
-    def __init__(
-        self,
-        branch: Branch,
-        hang_s: float,
-        on_error: Callable[[Branch, BaseException], None],
-    ) -> None:
-        self.branch = branch
-        self._max_bytes = branch.max_bytes or 0
-        self._hang_s = hang_s
-        self._on_error = on_error
-        self._callbacks = branch.callbacks()
-        self._check = getattr(branch.handler, "raise_if_failed", lambda: None)
-        self._changed = threading.Condition()
-        self._queue: deque[_Frame] = deque()
-        self._queued_bytes = 0
-        self._received = self._handled = self._dropped = 0
-        self._latency_ms = 0.0
-        self._calling = ""
-        self._busy_since_s: float | None = None
-        self._started = self._closed = self._ended = False
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._earlier_thread: threading.Thread | None = None
-
-    def successor(self) -> Lane:
-        """Return a lane for the next run, which remembers a thread that still hangs."""
-        lane = Lane(self.branch, self._hang_s, self._on_error)
-        lane._earlier_thread = self._thread or self._earlier_thread
-        return lane
-
-    @property
-    def stats(self) -> BranchStats:
-        """What this branch has done; may be read from any thread."""
-        with self._changed:
-            return BranchStats(
-                self.branch.name,
-                self.branch.policy,
-                self._received,
-                self._handled,
-                self._dropped,
-                len(self._queue),
-                self._queued_bytes,
-                self._latency_ms,
-                self._error,
-            )
-
-    # ---- called by the relay ------------------------------------------------
-
-    def start(self, sequence: useq.MDASequence, summary: Any) -> None:
-        """Start the thread; refuse if that of an earlier run still hangs."""
-        if self._earlier_thread is not None and self._earlier_thread.is_alive():
-            self._started = self._ended = True
-            msg = "still hangs in a call of an earlier run"
-            self._fail(RuntimeError(f"branch {self.branch.name!r} {msg}"))
-            return
-        self._thread = threading.Thread(
-            target=self._run,
-            args=(sequence, copy(summary)),
-            name=f"relay-{self.branch.name}",
-            daemon=True,
-        )
-        self._thread.start()
-
-    def wait_started(self, hang_s: float) -> None:
-        """Return when ``sequenceStarted`` has, or has lasted `hang_s` seconds."""
-        self._wait(lambda: self._started, hang_s)
-
-    def put(self, image: np.ndarray[Any, Any], event: useq.MDAEvent, meta: Any) -> None:
-        """Queue a frame; if lossless, wait for room while the handler moves on."""
-        frame = _Frame(image, event, copy(meta), time.perf_counter())
-        lossless = self.branch.policy == "lossless"
-        if lossless:
-            self._wait(lambda: self._has_room(image.nbytes), self._hang_s)
-        with self._changed:
-            self._received += 1
-            if self._error is not None or self._closed:
-                self._dropped += 1
-                return
-            while not (lossless or self._has_room(image.nbytes)):
-                self._pop()
-                self._dropped += 1
-            self._queue.append(frame)
-            self._queued_bytes += image.nbytes
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Say that no frame follows; returns at once."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def wait_ended(self) -> None:
-        """Return when the thread has ended, or is given up because it hangs."""
-        if self._wait(lambda: self._ended, self._hang_s) and self._thread is not None:
-            self._thread.join()
-
-    # ---- the thread ---------------------------------------------------------
-
-    def _run(self, sequence: useq.MDASequence, summary: Any) -> None:
-        try:
-            self._call("sequenceStarted", sequence, summary)
-            with self._changed:
-                self._started = True
-                self._changed.notify_all()
-            while (frame := self._next()) is not None:
-                self._handle(frame)
-            self._call("sequenceFinished", sequence)
-        finally:
-            with self._changed:
-                self._started = self._ended = True
-                self._changed.notify_all()
-
-    def _next(self) -> _Frame | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            if not self._queue:
-                return None
-            frame = self._pop()
-            self._changed.notify_all()
-            return frame
-
-    def _handle(self, frame: _Frame) -> None:
-        done = self._call("frameReady", frame.image, frame.event, frame.meta)
-        with self._changed:
-            if done:
-                self._handled += 1
-            else:
-                self._dropped += 1
-            self._latency_ms = (time.perf_counter() - frame.arrived_s) * 1e3
-
-    def _call(self, name: str, *args: object) -> bool:
-        """Call one of the handler's methods; return whether it went well."""
-        self._calling, self._busy_since_s = name, time.monotonic()
-        try:
-            if name in self._callbacks:
-                self._callbacks[name](*args)
-            self._check()
-        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-            self._fail(error)
-            return False
-        finally:
-            self._busy_since_s = None
-        return True
-
-    # ---- shared -------------------------------------------------------------
-
-    def _has_room(self, n_bytes: int) -> bool:
-        return not self._queue or self._queued_bytes + n_bytes <= self._max_bytes
-
-    def _pop(self) -> _Frame:
-        frame = self._queue.popleft()
-        self._queued_bytes -= frame.image.nbytes
-        return frame
-
-    def _wait(self, done: Callable[[], bool], hang_s: float) -> bool:
-        """Wait until `done`, or fail the branch when one call has lasted `hang_s`."""
-        with self._changed:
-            while not (done() or self._ended):
-                left_s = hang_s
-                if (since_s := self._busy_since_s) is not None:
-                    left_s += since_s - time.monotonic()
-                if left_s <= 0:
-                    break
-                self._changed.wait(left_s)
-            else:
-                return True
-            msg = f"{self._calling} has not returned for {hang_s:g} s"
-        self._fail(TimeoutError(f"branch {self.branch.name!r} hangs: {msg}"))
-        return False
-
-    def _fail(self, error: BaseException) -> None:
-        """Latch the first error, let go of what waits, and tell the relay."""
-        with self._changed:
-            earlier = self._error
-            if earlier is None:
-                self._error = error
-                self._dropped += len(self._queue)
-                self._queue.clear()
-                self._queued_bytes = 0
-                self._changed.notify_all()
-        if earlier is None:
-            self._on_error(self.branch, error)
-        elif error is not earlier:
-            log_error(self.branch, error, logging.ERROR)
-
-
 def log_error(branch: Branch, error: BaseException, level: int) -> None:
     """Log a branch's error with its traceback."""
     logger.log(level, "branch %r failed: %s", branch.name, error, exc_info=error)
+
+
+def settled(branches: tuple[object, ...], max_bytes: int) -> list[Branch]:
+    """Return handlers and branches as branches with unique names and a limit each.
+
+    Raises
+    ------
+    TypeError
+        If one is not a handler.
+    ValueError
+        If a handler or a name is given twice.
+    """
+    known: list[Branch] = []
+    for given in branches:
+        branch = given if isinstance(given, Branch) else Branch(given)
+        if any(branch.handler is other.handler for other in known):
+            msg = f"{branch.handler!r} is given twice"
+            raise ValueError(msg)
+        names = {other.name for other in known}
+        if branch.name in names:
+            msg = f"two branches are called {branch.name!r}"
+            raise ValueError(msg)
+        limit = branch.max_bytes
+        if limit is None:
+            limit = max_bytes if branch.policy == "lossless" else 0
+        name = branch.name or _free_name(type(branch.handler).__name__, names)
+        known.append(replace(branch, name=name, max_bytes=limit))
+    return known
+
+
+def _free_name(base: str, taken: set[str]) -> str:
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base} {number}"
+    return name
 
 
 def _trimmed(method: Callable[..., object], most: int) -> Callable[..., object]:

@@ -7,11 +7,13 @@ belongs to one burst and ends with it. Knows no stage and no preset.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.accounts import FrameAccountError
 from opm_engine.frames import FrameSource, frame_metadata
 from opm_engine.plan import Flag, Inputs
+from opm_engine.switching import quick_switching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,11 +71,12 @@ class BurstRun:
         self._relays = relays
         self._trailing = microscope.camera.trailing_exposures
         self._inputs = tuple(record.name for record in microscope.daq.record)
-        self._n_inputs = 0
-        self._n_cameras = event.plan.stream().n_cameras
+        self._n_inputs = self._n_lit_inputs = 0
+        self._n_cameras = event.plan.n_cameras
         self._source = FrameSource(core, event.burst.n_frames, self._n_cameras)
         self._delivered = 0
         self._is_open = True
+        self._while_playing = ExitStack()
 
     def play(
         self,
@@ -102,6 +105,7 @@ class BurstRun:
         """
         event = self._event
         common = self._common_metadata()
+        self._while_playing.enter_context(quick_switching())
         self._core.startSequenceAcquisition(event.burst.n_frames, 0, True)
         started(event)
         try:
@@ -123,9 +127,12 @@ class BurstRun:
             self._supervisor.halt()
             self._flag(error)
             raise
+        finally:
+            self._while_playing.close()
 
     def abandon(self) -> None:
-        """Close the accounts of a burst that was cut short. May be called twice."""
+        """End it; if it was cut short, close its accounts. May be called twice."""
+        self._while_playing.close()
         if self._is_open:
             self._is_open = False
             burst, seen = self._event.burst, self._daq.count()
@@ -134,7 +141,7 @@ class BurstRun:
     def _frames(self, *timeouts_s: float) -> Iterator[tuple[int, Frame]]:
         """Lit frames with the number of their event."""
         burst = self._event.burst
-        n_run = burst.n_lit + burst.n_dark
+        n_run = burst.frames_per_run
         next_check_s, number, exposure = 0.0, -1, -1
         for frame in self._source.frames(self._ending, *timeouts_s):
             if not frame.camera:
@@ -197,8 +204,8 @@ class BurstRun:
         rows, burst = self._daq.inputs(), self._event.burst
         first, self._n_inputs = self._n_inputs, self._n_inputs + len(rows)
         lit = [burst.is_lit(frame) for frame in range(first, self._n_inputs)]
+        before, self._n_lit_inputs = self._n_lit_inputs, self._n_lit_inputs + sum(lit)
         if any(lit):
-            before = sum(burst.is_lit(frame) for frame in range(first))
             note = Inputs(burst.first_event + before, self._inputs, rows[lit])
             self._relays.note(note)
 

@@ -155,6 +155,47 @@ def run(
 
 
 @app.command()
+def check(
+    microscope: Annotated[str, typer.Argument(metavar="M.toml", help='Or "demo".')],
+    sequence: Annotated[
+        Path | None, typer.Option(help="To check for; all lasers over 40 µm else.")
+    ] = None,
+    run_camera: Annotated[
+        bool, typer.Option("--run-camera", help="Time the free-running camera too.")
+    ] = False,
+    as_json: AsJson = False,
+    daq_address: DaqAddress = None,
+) -> None:
+    """Program and verify everything, with all lines dark."""
+    import useq
+
+    from opm_engine.checkup import check as check_scope
+    from opm_engine.session import open_microscope
+
+    planned = useq.MDASequence.from_file(sequence) if sequence else None
+    with open_microscope(microscope, daq_address=daq_address) as scope:
+        report = check_scope(scope, planned, run_camera=run_camera)
+    _show(report, as_json=as_json, title=f"opm-engine check {microscope}")
+    _exit(report.get("exposure_out", {}).get("wrong", []))
+
+
+@app.command()
+def calibrate(
+    microscope: Annotated[str, typer.Argument(metavar="M.toml", help='Or "demo".')],
+    laser: Annotated[str | None, typer.Option(help="The first one else.")] = None,
+    as_json: AsJson = False,
+    daq_address: DaqAddress = None,
+) -> None:
+    """Measure the scan galvo's V/µm, sign and settle time. Lights the sample."""
+    from opm_engine.calibrate import calibrate as calibrate_scope
+    from opm_engine.session import open_microscope
+
+    with open_microscope(microscope, daq_address=daq_address) as scope:
+        report = calibrate_scope(scope, laser).report(scope)
+    _show(report, as_json=as_json, title=f"opm-engine calibrate {microscope}")
+
+
+@app.command()
 def simulate_daq(
     address: Annotated[
         str, typer.Option(metavar="127.0.0.1:PORT", help="Port 0 takes a free one.")

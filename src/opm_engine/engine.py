@@ -34,6 +34,7 @@ from opm_engine.bursts import (
     refuse_outside_burst,
 )
 from opm_engine.daq.waveforms import burst_waveform
+from opm_engine.measured import measured
 from opm_engine.plan import BLOCK, describe, plan_scan
 from opm_engine.relays import Relays
 from opm_engine.supervisor import Supervisor
@@ -174,6 +175,7 @@ class OPMEngine(MDAEngine):
         for warning in plan.warnings:
             logger.warning(warning)
         instrument.prepare_camera(core, microscope)
+        plan = measured(core, self.daq, microscope, plan)
         instrument.set_laser_power(core, microscope, plan)
         summary = super().setup_sequence(sequence)
         if summary is not None:

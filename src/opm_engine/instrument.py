@@ -11,6 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from opm_engine import scan_stage
+from opm_engine.config.profiles import camera_properties
+from opm_engine.properties import InstrumentError, Property, set_property
+
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
 
@@ -29,13 +33,8 @@ BUFFER_S = 3.0
 MIN_BUFFER_FRAMES = 100
 MAX_BUFFER_BYTES = 4 * 1024**3
 
-Property = tuple[str, str]
 Shift = tuple[float, float, float]
 NO_SHIFT: Shift = (0.0, 0.0, 0.0)
-
-
-class InstrumentError(RuntimeError):
-    """A device did not take a setting; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,18 @@ class Before:
         Where the focus stage stands; None without one.
     powers : dict
         Value of each laser's power property.
+    stage : dict
+        Speed and limits of the scanning stage's controller.
+    xy_um : (x, y) or None
+        Where the XY stage stands; None without one.
     shifts_um : dict
         Number of a stage position to (x, y, z) by which its coming visits move.
     """
 
     focus_um: float | None = None
     powers: dict[Property, str] = field(default_factory=dict)
+    stage: dict[Property, str] = field(default_factory=dict)
+    xy_um: tuple[float, float] | None = None
     shifts_um: dict[int, Shift] = field(default_factory=dict)
 
     def shift(self, p: int, x_um: float, y_um: float, z_um: float) -> None:
@@ -62,23 +67,37 @@ class Before:
         self.shifts_um[p] = x + x_um, y + y_um, z + z_um
 
     def restore(self, core: CMMCorePlus) -> None:
-        """Set the powers back."""
-        for (device, name), value in self.powers.items():
+        """Set the properties back."""
+        for (device, name), value in {**self.powers, **self.stage}.items():
             if core.getProperty(device, name) != value:
                 core.setProperty(device, name, value)
 
 
 def remember(core: CMMCorePlus, microscope: Microscope) -> Before:
     """Read what a run will change."""
-    properties = [laser.power_property for laser in microscope.lasers]
+    properties = [x.power_property for x in microscope.lasers if x.power_property]
+    stage = microscope.scan_stage
     return Before(
         focus_um=core.getPosition() if core.getFocusDevice() else None,
-        powers={p: core.getProperty(*p) for p in properties if p is not None},
+        powers={where: core.getProperty(*where) for where in properties},
+        stage=scan_stage.remember(core, stage) if stage else {},
+        xy_um=_xy_um(core),
     )
 
 
-def prepare_camera(core: CMMCorePlus, microscope: Microscope) -> None:
+def _xy_um(core: CMMCorePlus) -> tuple[float, float] | None:
+    if not core.getXYStageDevice():
+        return None
+    x_um, y_um = core.getXYPosition()
+    return x_um, y_um
+
+
+def prepare_camera(
+    core: CMMCorePlus, microscope: Microscope, *, start_triggered: bool = False
+) -> None:
     """Set region, pixel type and trigger properties, and read them back.
+
+    ``start_triggered`` makes it wait for the stage's pulse before it runs free.
 
     Raises
     ------
@@ -92,8 +111,12 @@ def prepare_camera(core: CMMCorePlus, microscope: Microscope) -> None:
         if (got := tuple(core.getROI())) != camera.roi:
             msg = f"camera.roi = {list(camera.roi)}, but the camera took {list(got)}"
             raise InstrumentError(msg)
-    for name, value in camera.properties.items():
-        _set(core, (camera.label, name), value, f'camera.properties["{name}"]')
+    wanted = camera_properties(camera, start_triggered=start_triggered)
+    for device in camera.devices:
+        for name, value in wanted.items():
+            source = "properties" if name in camera.properties else "profile"
+            field_name = f'camera.{source}["{name}"]'
+            set_property(core, (device, name), value, field_name)
     if core.getBytesPerPixel() != 2:
         msg = f"{camera.label} must give 16-bit pixels; choose them in mm_config"
         raise InstrumentError(msg)
@@ -115,13 +138,15 @@ def prepare_burst(
     """
     channels = plan.channels_of(burst)
     position = plan.positions[burst.index.get("p", 0)]
-    prepare_camera(core, microscope)
-    shift_um = before.shifts_um.get(position.p, NO_SHIFT)
-    _move_stages(core, position, _focus_um(position, channels[0], before), shift_um)
+    prepare_camera(core, microscope, start_triggered=plan.stage is not None)
+    scan_stage.restore(core, before.stage)
+    _move_stages(core, position, _focus_um(position, channels[0], before), before)
     _set_presets(core, channels)
     set_laser_power(core, microscope, plan)
-    _set_exposure(core, microscope, channels[0].timing)
+    prepare_exposure(core, microscope, channels[0])
     _size_buffer(core, channels[0].timing, burst.n_frames)
+    if plan.stage is not None and microscope.scan_stage is not None:
+        scan_stage.prepare_scan(core, microscope.scan_stage, plan.stage)
     for shutter in _shutters_of(core, microscope, channels):
         core.setShutterOpen(shutter, True)
     core.waitForSystem()
@@ -132,7 +157,9 @@ def set_laser_power(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -
     for laser in microscope.lasers:
         if laser.power_property and laser.name in plan.laser_power:
             percent = plan.laser_power[laser.name]
-            _set(core, laser.power_property, percent, f'laser_power["{laser.name}"]')
+            set_property(
+                core, laser.power_property, percent, f'laser_power["{laser.name}"]'
+            )
 
 
 def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:
@@ -153,10 +180,14 @@ def close_shutters(core: CMMCorePlus, microscope: Microscope) -> None:
 
 def halt_stages(core: CMMCorePlus, microscope: Microscope) -> None:
     """Stop what a burst has set in motion."""
+    if microscope.scan_stage is not None:
+        scan_stage.halt(core, microscope.scan_stage)
 
 
 def start_stage(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -> None:
     """Let the scanning stage go, if the plan has one."""
+    if plan.stage is not None and microscope.scan_stage is not None:
+        scan_stage.start_scan(core, microscope.scan_stage)
 
 
 def _shutters_of(
@@ -192,10 +223,11 @@ def _set_presets(core: CMMCorePlus, channels: tuple[PlannedChannel, ...]) -> Non
         core.setConfig(channel.group, channel.name)
 
 
-def _set_exposure(
-    core: CMMCorePlus, microscope: Microscope, timing: CameraTiming
+def prepare_exposure(
+    core: CMMCorePlus, microscope: Microscope, channel: PlannedChannel
 ) -> None:
     """Set the exposure; refuse if the camera rounds it by more than one line."""
+    timing = channel.timing
     core.setExposure(timing.exposure_ms)
     actual_ms = core.getExposure()
     if abs(actual_ms - timing.exposure_ms) > microscope.camera.line_time_us / 1000:
@@ -230,44 +262,19 @@ def _move_stages(
     core: CMMCorePlus,
     position: PositionInfo,
     focus_um: float | None,
-    shift_um: Shift,
+    before: Before,
 ) -> None:
-    """Go to a position; where it names no coordinate, stay."""
-    if position.x_um is not None or position.y_um is not None:
-        x_um, y_um = core.getXYPosition()
-        core.setXYPosition(
-            (x_um if position.x_um is None else position.x_um) + shift_um[0],
-            (y_um if position.y_um is None else position.y_um) + shift_um[1],
-        )
-    if focus_um is not None and core.getPosition() != focus_um + shift_um[2]:
-        core.setPosition(focus_um + shift_um[2])
+    """Go to a position; where it names no coordinate, stay.
+
+    A scanning stage has not stayed: it goes back to where the run began.
+    """
+    shift_x, shift_y, shift_z = before.shifts_um.get(position.p, NO_SHIFT)
+    named = position.x_um is not None or position.y_um is not None
+    if before.xy_um is not None and (named or shift_x or shift_y or before.stage):
+        here = before.xy_um if before.stage else core.getXYPosition()
+        x_um = here[0] if position.x_um is None else position.x_um
+        y_um = here[1] if position.y_um is None else position.y_um
+        core.setXYPosition(x_um + shift_x, y_um + shift_y)
+    if focus_um is not None and core.getPosition() != focus_um + shift_z:
+        core.setPosition(focus_um + shift_z)
     core.waitForSystem()
-
-
-def _set(
-    core: CMMCorePlus, where: Property, value: str | float, field_name: str
-) -> None:
-    """Set a property unless it has the value, and read it back."""
-    if not core.hasProperty(*where):
-        known = ", ".join(core.getDevicePropertyNames(where[0]))
-        msg = f"{field_name}: {where[0]} has no such property; it has {known}"
-        raise InstrumentError(msg)
-    if _same(core.getProperty(*where), value):
-        return
-    try:
-        core.setProperty(*where, value)
-    except (RuntimeError, ValueError) as error:
-        msg = f"{field_name} = {value!r} was refused: {error}"
-        raise InstrumentError(msg) from error
-    if not _same(read := core.getProperty(*where), value):
-        msg = f"{field_name} = {value!r}, but it reads {read!r}"
-        raise InstrumentError(msg)
-
-
-def _same(value: str, wanted: str | float) -> bool:
-    if isinstance(wanted, str):
-        return value == wanted
-    try:
-        return math.isclose(float(value), wanted, rel_tol=1e-6)
-    except ValueError:
-        return False

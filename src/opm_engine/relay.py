@@ -1,7 +1,7 @@
 """`ThreadRelay`: hands each frame of a run to several handlers, each in its own thread.
 
 Separate from the engine, which must never wait for a viewer, and from the handlers,
-which need not know of one another. Each branch is isolated (`branch.py`); here is what
+which need not know of one another. Each branch is isolated (`lane.py`); here is what
 they share: the handler's face towards the runner, and the way back of an error. Knows
 nothing of plans, devices or files.
 """
@@ -13,13 +13,13 @@ import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opm_engine.branch import Branch, BranchStats, Lane, latest, log_error
+from opm_engine.branch import CHECK, Branch, BranchStats, latest, log_error, settled
+from opm_engine.lane import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,13 +45,21 @@ class ThreadRelay:
     The branches share each image, which they cannot write into. Each has a metadata
     dict of its own, but not of what is in it: read that, do not change it.
 
+    Before any branch begins, each handler that has ``checkSequence`` may refuse the
+    run; then none begins it, so that nothing has to be undone.
+
+    A handler that never returns is given up after its deadline and named in the error;
+    the runner goes on. While it still hangs, later runs with this relay are refused;
+    once it returns, they work. Frames that it never took count as dropped.
+
     Parameters
     ----------
     *branches : handler or Branch
         A bare handler becomes a lossless branch; `latest` makes the other kind.
     max_bytes : int
         Bytes of frames that may wait in each lossless branch. When it is full the
-        acquisition waits, which pushes back into the camera's circular buffer.
+        acquisition waits, which pushes back into the camera's circular buffer; see
+        `stop_waiting`.
     start_timeout_s : float
         How long a handler's ``sequenceStarted`` may take.
     drain_timeout_s : float
@@ -86,7 +94,7 @@ class ThreadRelay:
         self._start_timeout_s = start_timeout_s
         self._lanes = tuple(
             Lane(branch, drain_timeout_s, self._branch_failed)
-            for branch in _settled(branches, max_bytes)
+            for branch in settled(branches, max_bytes)
         )
         self._run_lock = threading.Lock()
         self._running = False
@@ -125,7 +133,10 @@ class ThreadRelay:
     # ---- a handler, towards the runner: nothing here raises ------------------
 
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Any) -> None:
-        """Start every branch and wait until its handler has accepted the run."""
+        """Start every branch and wait until its handler has accepted the run.
+
+        If one refuses it beforehand, none is started, unless the run goes on anyway.
+        """
         with self._run_lock:
             if self._is_foreign("sequenceStarted"):
                 return
@@ -134,6 +145,10 @@ class ThreadRelay:
             self._lanes = tuple(lane.successor() for lane in self._lanes)
             self._run_thread = threading.current_thread()
             self._running = True
+            for lane in self._lanes:
+                lane.check(sequence, summary)
+            if self._error is not None and self._runner is not None:
+                return  # the engine raises it before it arms
             for lane in self._lanes:
                 lane.start(sequence, summary)
             for lane in self._lanes:
@@ -158,11 +173,42 @@ class ThreadRelay:
         if self._error is not None:
             self._cancel_untold()  # again: the runner can lose a request
 
+    def note(self, note: object) -> None:
+        """Queue a note, in order with the frames, where the handler takes notes.
+
+        Never waits. A lossless branch drops none; a ``latest`` one keeps the newest
+        thousand. Without a run nothing happens.
+        """
+        if self._running:
+            for lane in self._lanes:
+                lane.note(note)
+
+    noteReady = note  # as a branch of another relay
+
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """End every branch and wait until all it was given is handled."""
         with self._run_lock:
             if not self._is_foreign("sequenceFinished"):
                 self._end_run()
+
+    # ---- for whoever watches over the runner ---------------------------------
+
+    def stop_waiting(self) -> None:
+        """Let go of a `frameReady` that waits for room, until the end of the run.
+
+        For a run that is about to end; from any thread, returns at once. Frames that
+        still come are queued beyond ``max_bytes``, so that a slow handler loses none;
+        those that a stuck one has not taken by its deadline count as dropped.
+        """
+        for lane in self._lanes:
+            lane.stop_waiting()
+
+    def checkSequence(self, sequence: useq.MDASequence, summary: Any) -> None:
+        """Raise if a handler of a lossless branch refuses a run; changes nothing."""
+        for lane in self._lanes:
+            check = lane.branch.callbacks().get(CHECK)
+            if check is not None and lane.branch.policy == "lossless":
+                check(sequence, summary)
 
     # ---- connection ----------------------------------------------------------
 
@@ -301,34 +347,6 @@ class ThreadRelay:
         runner = self._runner
         if runner is not None and runner.engine is not self._told_engine:
             runner.cancel()
-
-
-def _settled(branches: tuple[object, ...], max_bytes: int) -> list[Branch]:
-    """Return the branches with unique names and a limit each."""
-    settled: list[Branch] = []
-    for given in branches:
-        branch = given if isinstance(given, Branch) else Branch(given)
-        if any(branch.handler is other.handler for other in settled):
-            msg = f"{branch.handler!r} is given twice"
-            raise ValueError(msg)
-        names = {other.name for other in settled}
-        if branch.name in names:
-            msg = f"two branches are called {branch.name!r}"
-            raise ValueError(msg)
-        limit = branch.max_bytes
-        if limit is None:
-            limit = max_bytes if branch.policy == "lossless" else 0
-        name = branch.name or _free_name(type(branch.handler).__name__, names)
-        settled.append(replace(branch, name=name, max_bytes=limit))
-    return settled
-
-
-def _free_name(base: str, taken: set[str]) -> str:
-    name, number = base, 1
-    while name in taken:
-        number += 1
-        name = f"{base} {number}"
-    return name
 
 
 def _raisable(branch: Branch, error: BaseException) -> Exception:

@@ -17,8 +17,9 @@ import pymmcore
 from pymmcore_plus import CMMCorePlus
 from pymmcore_plus.mda import RunState
 
-from opm_engine import instrument
+from opm_engine import autofocus, instrument
 from opm_engine.acquisition import Acquisition, acquire
+from opm_engine.autofocus import RemoteFocusSearch
 from opm_engine.config import ConfigError, Microscope
 from opm_engine.daq.guardian import Guardian
 from opm_engine.daq.nidaq import NIDaq
@@ -128,6 +129,9 @@ class Scope:
                 clock_s=self.twin.clock.now if self.twin else time.monotonic,
             )
             self.core.mda.set_engine(self.engine)
+            if microscope.remote_focus is not None:
+                search = RemoteFocusSearch(self.engine, microscope.remote_focus)
+                self.engine.register_action(autofocus.ACTION, execute=search.execute)
             instrument.prepare_camera(self.core, microscope)
             self._interrupts = self._prepare_interrupts(opening)
             self.take_interrupts()

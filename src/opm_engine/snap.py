@@ -58,6 +58,14 @@ def snap(
     dict
         (rows, columns) uint16, or (cameras, rows, columns) with several cameras.
     """
+    stacks = collect(engine, sequence)
+    return {name: x if len(x) > 1 else x[0] for name, x in stacks.items()}
+
+
+def collect(
+    engine: OPMEngine, sequence: useq.MDASequence
+) -> dict[str, NDArray[np.uint16]]:
+    """Run a sequence and return its planes by channel name, (planes, rows, columns)."""
     engine.turn.refuse_second()
     planes: dict[str, list[NDArray[np.uint16]]] = {}
 
@@ -71,7 +79,4 @@ def snap(
         mda.run(sequence)
     finally:
         mda.events.frameReady.disconnect(keep)
-    return {
-        name: np.stack(images) if len(images) > 1 else images[0]
-        for name, images in planes.items()
-    }
+    return {name: np.stack(images) for name, images in planes.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from opm_engine.config.errors import FieldError
 from opm_engine.config.fields import (
@@ -85,6 +85,8 @@ class RemoteFocus(Table):
         It is never sent beyond: O2 is near.
     laser : str
         Alignment source: name of the laser that lights while searching.
+    power_percent : float, optional
+        Of that laser meanwhile; as it stands without it.
     exposure_ms : float
         Of the images of a search.
     depth_of_field_um : float
@@ -96,6 +98,7 @@ class RemoteFocus(Table):
     stage: Name
     limits_um: Limits
     laser: Name
+    power_percent: Annotated[Positive, Field(le=100)] | None = None
     exposure_ms: Positive = 10.0
     depth_of_field_um: Positive = 1.0
     search_um: Positive = 10.0

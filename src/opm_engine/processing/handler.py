@@ -9,29 +9,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from opm_engine.geometry import Geometry, voxel_size
-from opm_engine.plan import BLOCK, block_of, is_loose
+from opm_engine.plan import BLOCK, Flag, Place, block_of, is_loose
 from opm_engine.processing.outputs import (
+    check_all,
     finish_all,
     hand_out,
     judged,
+    note_all,
     start_all,
 )
 from opm_engine.processing.scan import Block, Scan, VoxelSize, describe_scan
 from opm_engine.processing.streaming import Deskewer, warm_up
-from opm_engine.processing.taps import make_taps
+from opm_engine.processing.taps import N_TABLES, make_taps
 
 if TYPE_CHECKING:
     import useq
 
 Meta = dict[str, Any]
 Index = dict[str, int]
-Key = frozenset[tuple[str, int]]
 Run = tuple["useq.MDASequence", Meta]
 
 
@@ -40,14 +42,19 @@ class Deskew:
 
     An ordinary handler of camera frames, for any number of runs, one after the other.
     Each volume is complete right after its last plane; channels, time points and
-    positions may alternate as they like, planes of one volume come in order.
+    positions may alternate as they like, planes of one volume come in the order in
+    which they were scanned. Channels that lie apart along the scan, volumes scanned
+    backwards and positions of other lengths all come out on one grid; see
+    :class:`~opm_engine.processing.scan.Scan`.
 
     Outputs are handlers too, with any of the three methods. Their ``frameReady`` gets
     (volume (Z, Y, X) uint16, event, meta) once per volume, event and meta being those
     of its last plane, the event's index without "z". The volume is a new array, theirs
     to keep; it is shared between them, so none may change it. An output that has
     ``projectionsReady(projections, event, meta)`` gets the volume's
-    :class:`MaxProjections` in place of the volume.
+    :class:`MaxProjections` in place of the volume. One that has ``noteReady(note)``
+    gets the flags of the run; the metadata of a volume that was flagged before it was
+    complete say so under ``extra``, ``deskew``, ``flags``.
 
     Parameters
     ----------
@@ -63,6 +70,8 @@ class Deskew:
     incomplete : tuple of dict
         Index of each volume of the last run whose planes did not all come. They are
         not handed out.
+    flags : tuple of Flag
+        Of the run, or of the last one.
     latency_ms : deque of float
         Of the last 1000 volumes of the run: from the arrival of the last plane to the
         volume being complete.
@@ -90,12 +99,28 @@ class Deskew:
         self.geometry = geometry
         self.voxel_size_um = voxel_size_um
         self.incomplete: tuple[Index, ...] = ()
+        self.flags: tuple[Flag, ...] = ()
         self.latency_ms: deque[float] = deque(maxlen=1000)
         self._project = any(hasattr(o, "projectionsReady") for o in self.outputs)
         self._run: Run | None = None
         self._scan: Scan | None = None
-        self._open: dict[Key, tuple[Index, Deskewer]] = {}
-        self._done: set[Key] = set()
+        self._open: dict[Place, tuple[Index, Deskewer]] = {}
+        self._done: set[Place] = set()
+
+    def checkSequence(self, sequence: useq.MDASequence, summary: Meta) -> None:
+        """Refuse a run that cannot be deskewed, or that an output refuses.
+
+        Raises
+        ------
+        ValueError
+            If nothing says the geometry, the planes are not those of the geometry, or
+            they make no volume (modes ``projection`` and ``single``).
+        """
+        block = block_of(summary)
+        if block is not None or not is_loose(sequence):
+            scan = self._describe(sequence, block)
+            summary = _volume_summary(summary, scan, block)
+        check_all(self.outputs, sequence, summary)
 
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Meta) -> None:
         """Compile the kernels and start the outputs.
@@ -113,6 +138,7 @@ class Deskew:
         self._open = {}
         self._done = set()
         self.incomplete = ()
+        self.flags = ()
         self.latency_ms.clear()
         warm_up()
         block = block_of(summary)
@@ -128,18 +154,22 @@ class Deskew:
             If the plane is not the next one of its volume or not of its shape, its
             volume was complete before, or the frame's metadata announce another scan
             than the one running.
+        IndexError
+            If the run has no such position.
         RuntimeError
             If no run has started.
         """
         arrived = perf_counter()
         scan = self._follow(event, meta)
         index = {axis: i for axis, i in event.index.items() if axis != "z"}
-        key = frozenset((axis, i) for axis, i in index.items() if i)
+        key = scan.planes.place(event.index)._replace(plane=0)
         _, deskewer = self._open.get(key, (index, None))
-        n_before = scan.geometry.n_planes if key in self._done else 0
-        _check_order(event, n_before if deskewer is None else deskewer.n_added)
+        n_planes = scan.n_planes_at(key)
+        n_before = n_planes if key in self._done else 0
+        expected = n_before if deskewer is None else deskewer.n_added
+        _check_order(event, expected, n_planes)
         if deskewer is None:
-            deskewer = self._new_deskewer(scan)
+            deskewer = self._new_deskewer(scan, key)
             self._open[key] = index, deskewer
         deskewer.add(image)
         if deskewer.is_complete:
@@ -147,7 +177,14 @@ class Deskew:
             self._done.add(key)
             self.latency_ms.append((perf_counter() - arrived) * 1e3)
             event = event.model_copy(update={"index": type(event.index)(index)})
-            hand_out(self.outputs, deskewer, event, self._volume_meta(event, meta))
+            meta = self._volume_meta(scan, key, event, meta)
+            hand_out(self.outputs, deskewer, event, meta)
+
+    def noteReady(self, note: object) -> None:
+        """Keep a flag and pass it on; other notes are about planes."""
+        if isinstance(note, Flag) and self._scan is not None:
+            self.flags = (*self.flags, note)
+            note_all(self.outputs, note)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Finish every output, even if another fails; then raise the first failure."""
@@ -179,31 +216,54 @@ class Deskew:
     def _start(self, run: Run, source: useq.MDASequence, block: Block | None) -> Scan:
         """Settle what will come, then tell the outputs."""
         scan = self._describe(source, block)
-        make_taps(scan.geometry, scan.voxel_um)  # kept: the first plane need not wait
+        for place in islice(scan.kinds(), N_TABLES):
+            geometry, shift_um = scan.geometry_at(place), scan.shift_um(place)
+            # Kept, so that the first planes need not wait.
+            make_taps(geometry, scan.voxel_um, shift_um, scan.shape[1])
         self._scan = scan
         sequence, summary = run
-        extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
-        start_all(self.outputs, sequence, {**summary, "extra": extra})
+        start_all(self.outputs, sequence, _volume_summary(summary, scan, block))
         return scan
 
-    def _new_deskewer(self, scan: Scan) -> Deskewer:
+    def _new_deskewer(self, scan: Scan, place: Place) -> Deskewer:
         return Deskewer(
-            scan.geometry, voxel_size_um=scan.voxel_um, project=self._project
+            scan.geometry_at(place),
+            voxel_size_um=scan.voxel_um,
+            shift_um=scan.shift_um(place),
+            n_y=scan.shape[1],
+            project=self._project,
         )
 
-    def _volume_meta(self, event: useq.MDAEvent, meta: Meta) -> Meta:
+    def _volume_meta(
+        self, scan: Scan, place: Place, event: useq.MDAEvent, meta: Meta
+    ) -> Meta:
         """Return the last plane's metadata, saying volume where they said plane."""
         extra = {k: v for k, v in (meta.get("extra") or {}).items() if k != BLOCK}
         extra["deskew"] = {"latency_ms": self.latency_ms[-1]}
+        flags = [
+            flag.message
+            for flag in self.flags
+            if scan.planes.place(flag.index)[:2] == place[:2]
+        ]
+        if flags:
+            extra["deskew"]["flags"] = flags
         changed = {"mda_event": event} if "mda_event" in meta else {}
         return {**meta, **changed, "extra": extra}
 
 
-def _check_order(event: useq.MDAEvent, expected: int) -> None:
+def _volume_summary(summary: Meta, scan: Scan, block: Block | None) -> Meta:
+    """Return a run's summary as the outputs need it."""
+    extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
+    return {**summary, "extra": extra}
+
+
+def _check_order(event: useq.MDAEvent, expected: int, n_planes: int) -> None:
     plane = event.index.get("z", 0)
-    if plane == expected:
+    if plane == expected < n_planes:
         return
-    if plane < expected:
+    if plane >= n_planes:
+        what = f"came, but its volumes have {n_planes} planes"
+    elif plane < expected:
         what = "came twice; deskew it in a run of its own"
     else:
         what = f"came, plane {expected} did not: no volume without gaps"

@@ -15,7 +15,13 @@ from opm_engine.processing.streaming import Deskewer
 if TYPE_CHECKING:
     import useq
 
-METHODS = "sequenceStarted", "frameReady", "sequenceFinished", "projectionsReady"
+METHODS = (
+    "sequenceStarted",
+    "frameReady",
+    "noteReady",
+    "sequenceFinished",
+    "projectionsReady",
+)
 
 
 def judged(outputs: Iterable[object]) -> tuple[object, ...]:
@@ -46,6 +52,15 @@ def _is_handler(output: object) -> bool:
     return not isinstance(output, type) and any(map(callable, methods))
 
 
+def check_all(
+    outputs: Iterable[object], sequence: useq.MDASequence, summary: dict[str, Any]
+) -> None:
+    """Let each refuse a run before any has begun it."""
+    for output in outputs:
+        if hasattr(output, "checkSequence"):
+            output.checkSequence(sequence, summary)
+
+
 def start_all(
     outputs: Iterable[object], sequence: useq.MDASequence, summary: dict[str, Any]
 ) -> None:
@@ -67,6 +82,13 @@ def hand_out(
             output.projectionsReady(deskewer.projections, event, meta)
         elif hasattr(output, "frameReady"):
             output.frameReady(deskewer.volume, event, meta)
+
+
+def note_all(outputs: Iterable[object], note: object) -> None:
+    """Pass a note on to each that takes notes."""
+    for output in outputs:
+        if hasattr(output, "noteReady"):
+            output.noteReady(note)
 
 
 def finish_all(outputs: Iterable[object], sequence: useq.MDASequence) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opm_engine.plan import Stream, block_of
+
 if TYPE_CHECKING:
     import useq
 
@@ -71,17 +73,20 @@ class Projections:
     Attributes
     ----------
     latest : dict
-        (p, c) index to :class:`MaxProjections`, of the current or last run. Replaced,
-        never changed, so another thread may read it at any time.
+        (position, channel) number to :class:`MaxProjections`, of the current or last
+        run. Replaced, never changed, so another thread may read it at any time.
     """
 
     def __init__(self) -> None:
         self.latest: dict[tuple[int, int], MaxProjections] = {}
+        self._stream: Stream | None = None
 
     def sequenceStarted(
         self, sequence: useq.MDASequence, summary: dict[str, Any]
     ) -> None:
         """Forget the run before."""
+        block = block_of(summary)
+        self._stream = Stream.model_validate(block["stream"]) if block else None
         self.latest = {}
 
     def frameReady(
@@ -94,5 +99,9 @@ class Projections:
         self, projections: MaxProjections, event: useq.MDAEvent, meta: dict[str, Any]
     ) -> None:
         """Keep the projections of a volume; called instead of ``frameReady``."""
-        key = event.index.get("p", 0), event.index.get("c", 0)
+        if self._stream is None:
+            key = event.index.get("p", 0), event.index.get("c", 0)
+        else:
+            place = self._stream.place(event.index)
+            key = place.position, place.channel
         self.latest = {**self.latest, key: projections}

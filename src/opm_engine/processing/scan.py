@@ -8,12 +8,15 @@ out. Knows no pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.geometry import Geometry, voxel_size
-from opm_engine.plan import Stream, stream_of
+from opm_engine.plan import Place, Stream, stream_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import useq
 
 Block = dict[str, Any]
@@ -24,10 +27,19 @@ VoxelSize = float | tuple[float, float] | None
 class Scan:
     """A stream of planes and the volumes that it becomes.
 
+    All volumes share one grid, whatever their channel, position or direction: that of
+    the geometry, lengthened along Y where a position has more planes. At every position
+    the plane lowest in Y lies at ``geometry.origin_um``.
+
+    Directions. ``geometry.scan_direction`` is that of even t. In a bidirectional stream
+    volumes of odd t are scanned the other way: their plane z lies where plane
+    n_planes - 1 - z of an even one does. A channel's offset counts along the scan, so
+    there it points the other way along Y too.
+
     Attributes
     ----------
     geometry : Geometry
-        Of each volume's planes.
+        Of the volumes' planes; ``n_planes`` where the position has none of its own.
     planes : Stream
         What comes in.
     voxel_um : (float, float)
@@ -48,9 +60,16 @@ class Scan:
         if planes.kind != "planes" or planes.n_planes < 2:
             msg = (
                 f"Deskew needs a scan of two planes or more, but the stream has "
-                f"{planes.kind} of {planes.n_planes} (mode projection or single?)"
+                f"{planes.kind} of {planes.n_planes}; leave Deskew out"
             )
             raise ValueError(msg)
+        for position in planes.positions:
+            if position.n_planes == 1:
+                msg = (
+                    f"Deskew needs a scan of two planes or more, but position "
+                    f"{position.name!r} has one; leave Deskew out"
+                )
+                raise ValueError(msg)
         if planes.dtype != "uint16":
             msg = f"Deskew takes uint16 planes, but the stream's are {planes.dtype}"
             raise ValueError(msg)
@@ -62,17 +81,72 @@ class Scan:
                 f"geometry's {expected}"
             )
             raise ValueError(msg)
+        offsets_um, n_channels = planes.channel_offsets_um, len(planes.channels)
+        if len(offsets_um) not in (0, n_channels):
+            msg = (
+                f"the stream has {n_channels} channels, but "
+                f"{len(offsets_um)} channel_offsets_um"
+            )
+            raise ValueError(msg)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (Z, Y, X) of every volume."""
+        longest = max(p.n_planes or self.planes.n_planes for p in self.planes.positions)
+        return self._of_length(longest).volume_shape(self.voxel_um)
+
+    def n_planes_at(self, place: Place) -> int:
+        """Return the number of planes of the volume that an item belongs to."""
+        position = self.planes.positions[place.position]
+        return position.n_planes or self.planes.n_planes
+
+    def geometry_at(self, place: Place) -> Geometry:
+        """Return the geometry of the volume that an item belongs to."""
+        geometry = self._of_length(self.n_planes_at(place))
+        backwards = self.planes.bidirectional and place.t % 2
+        if not backwards:
+            return geometry
+        direction = -geometry.scan_direction
+        return geometry.model_copy(update={"scan_direction": direction})
+
+    def shift_um(self, place: Place) -> float:
+        """Return by how much an item lies further along +Y than the geometry says."""
+        offsets_um = self.planes.channel_offsets_um
+        if not offsets_um:
+            return 0.0
+        return self.geometry_at(place).scan_direction * offsets_um[place.channel]
+
+    def kinds(self) -> Iterator[Place]:
+        """Return a place of each kind of volume: of each length, shift, direction."""
+        planes = self.planes
+        numbers = {p.n_planes: number for number, p in enumerate(planes.positions)}
+        channels = range(len(planes.channels)) if planes.channel_offsets_um else (0,)
+        times = range(min(planes.n_times, 1 + planes.bidirectional))
+        for number, channel, t in product(numbers.values(), channels, times):
+            yield Place(t, number, channel, 0)
+
+    def _of_length(self, n_planes: int) -> Geometry:
+        if n_planes == self.geometry.n_planes:
+            return self.geometry
+        return self.geometry.model_copy(update={"n_planes": n_planes})
 
     def volumes(self) -> Stream:
         """Describe the volumes."""
         dz_um, dy_um = self.voxel_um
+        positions = self.planes.positions
         return self.planes.model_copy(
             update={
                 "kind": "volumes",
-                "shape": self.geometry.volume_shape(self.voxel_um),
+                "shape": self.shape,
                 "scale_um": (dz_um, dy_um, self.geometry.pixel_size_um),
                 "translation_um": (0.0, self.geometry.origin_um, 0.0),
                 "n_planes": 1,
+                "positions": tuple(
+                    position.model_copy(update={"n_planes": None})
+                    for position in positions
+                ),
+                "channel_offsets_um": (),
+                "bidirectional": False,
             }
         )
 
@@ -91,6 +165,8 @@ class Scan:
             "deskew": {
                 "interpolation": "orthogonal",
                 "voxel_size_um": list(self.voxel_um),
+                "channel_offsets_um": list(self.planes.channel_offsets_um),
+                "bidirectional": self.planes.bidirectional,
             },
         }
 
@@ -118,6 +194,12 @@ def describe_scan(
     ValueError
         If nothing says the geometry, or the planes are not those of the geometry.
     """
+    if ((block or {}).get("plan") or {}).get("mode") == "projection":
+        msg = (
+            'Deskew cannot take mode "projection": each of its frames is a projection '
+            "of the scan already; leave Deskew out"
+        )
+        raise ValueError(msg)
     if block is not None:
         planes = Stream.model_validate(block["stream"])
         geometry = geometry or Geometry.model_validate(block["geometry"])

@@ -32,8 +32,13 @@ class Deskewer:
         Scan direction and flips included.
     voxel_size_um : float or (float, float), optional
         Voxel (dz, dy) in µm; defaults to the pixel size.
+    shift_um : float
+        By how much all planes lie further along +Y than the geometry says; the volume
+        stays where it is.
+    n_y : int, optional
+        Length of the volume along Y; defaults to what ``geometry.volume_shape`` says.
     out : (Z, Y, X) uint16 array, optional
-        Where to write: C-contiguous, of the shape ``geometry.volume_shape`` says.
+        Where to write: C-contiguous, of the volume's shape.
     project : bool
         Also make the maximum projections on the way.
 
@@ -57,12 +62,14 @@ class Deskewer:
         geometry: Geometry,
         *,
         voxel_size_um: float | tuple[float, float] | None = None,
+        shift_um: float = 0.0,
+        n_y: int | None = None,
         out: NDArray[np.uint16] | None = None,
         project: bool = False,
     ) -> None:
         self.geometry = geometry
         voxel_um = voxel_size(geometry.pixel_size_um, voxel_size_um)
-        self._taps = make_taps(geometry, voxel_um)
+        self._taps = make_taps(geometry, voxel_um, shift_um, n_y)
         self.volume = _dark_volume(self._taps, out)
         self.projections = MaxProjections.zeros(self._taps.shape) if project else None
         self.n_added = 0

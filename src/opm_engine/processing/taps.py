@@ -18,6 +18,10 @@ from opm_engine.geometry import EPSILON, Geometry
 
 Grid = NDArray[np.float64]
 
+N_TABLES = 16
+"""Tables that are kept. One takes a hundredth of the memory of its volume, and much
+longer to make than a volume takes to deskew."""
+
 
 @dataclass(frozen=True, eq=False)
 class TapTable:
@@ -51,14 +55,20 @@ class TapTable:
         return mask
 
 
-@lru_cache(maxsize=4)
-def make_taps(geometry: Geometry, voxel_um: tuple[float, float]) -> TapTable:
+def make_taps(
+    geometry: Geometry,
+    voxel_um: tuple[float, float],
+    shift_um: float = 0.0,
+    n_y: int | None = None,
+) -> TapTable:
     """Work out the table of a scan; the last few are kept.
 
+    The direction of the scan does not matter: planes are numbered along +Y.
+
     In units of the camera pixel, with p = step / pixel: the line along the sheet
-    through a voxel (z, y) meets the coverslip at v = y - z / tan(angle), which lies
-    l beyond plane n = floor(v / p). The perpendiculars from the voxel meet planes n
-    and n + 1 in rows z / sin + l cos and z / sin - (p - l) cos; the planes are mixed
+    through a voxel (z, y) meets the coverslip at v = y - z / tan(angle) - shift, which
+    lies l beyond plane n = floor(v / p). The perpendiculars from the voxel meet planes
+    n and n + 1 in rows z / sin + l cos and z / sin - (p - l) cos; the planes are mixed
     (p - l) / p to l / p, and on each plane the two rows nearest, linearly.
 
     Parameters
@@ -66,28 +76,45 @@ def make_taps(geometry: Geometry, voxel_um: tuple[float, float]) -> TapTable:
     geometry : Geometry
     voxel_um : (float, float)
         Voxel (dz, dy) in µm.
+    shift_um : float
+        By how much all planes lie further along +Y than the geometry says. The
+        volume's grid stays where it is; what leaves it is lost.
+    n_y : int, optional
+        Length of the volume along Y; defaults to that of the geometry.
 
     Returns
     -------
     TapTable
     """
+    n_z, own_n_y, n_x = geometry.volume_shape(voxel_um)
+    along_y = geometry.model_copy(update={"scan_direction": 1})
+    return _work_out(along_y, voxel_um, shift_um, (n_z, n_y or own_n_y, n_x))
+
+
+@lru_cache(maxsize=N_TABLES)
+def _work_out(
+    geometry: Geometry,
+    voxel_um: tuple[float, float],
+    shift_um: float,
+    shape: tuple[int, int, int],
+) -> TapTable:
     theta = math.radians(geometry.angle_deg)
     pitch = geometry.step_um / geometry.pixel_size_um
-    shape = geometry.volume_shape(voxel_um)
     z, y = (
         np.arange(count) * (size_um / geometry.pixel_size_um)
         for count, size_um in zip(shape[:2], voxel_um, strict=True)
     )
-    plane, beyond = _split((y - z[:, None] / math.tan(theta)) / pitch)
+    shift = shift_um / geometry.pixel_size_um
+    plane, beyond = _split((y - z[:, None] / math.tan(theta) - shift) / pitch)
     scanned = (plane >= 0) & (plane + (beyond > 0) < geometry.n_planes)
     voxels = np.argwhere(scanned)
     plane, beyond = plane[scanned].astype(np.int64), beyond[scanned]
 
     foot = z[voxels[:, 0]] / math.sin(theta)
-    shift = pitch * math.cos(theta)
+    stride = pitch * math.cos(theta)
     n_rows = geometry.n_rows
-    rows_0, weights_0 = _row_pair(foot + beyond * shift, 1 - beyond)
-    rows_1, weights_1 = _row_pair(foot - (1 - beyond) * shift, beyond)
+    rows_0, weights_0 = _row_pair(foot + beyond * stride, 1 - beyond)
+    rows_1, weights_1 = _row_pair(foot - (1 - beyond) * stride, beyond)
     rows = np.concatenate([rows_0, rows_1], axis=1)
     weights = np.concatenate([weights_0, weights_1], axis=1)
 

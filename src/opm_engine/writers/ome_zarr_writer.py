@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from opm_engine.plan import Stream, block_of, is_loose
+from opm_engine.plan import Flag, Inputs, Stream, block_of, is_loose
 from opm_engine.writers import paths
 from opm_engine.writers.metadata import planes_of
+from opm_engine.writers.notes import Notebook
 from opm_engine.writers.run import Run
 from opm_engine.writers.shards import (
     SHARD_BYTES,
@@ -91,6 +92,7 @@ class OMEZarrWriter:
         self._path = Path(path)
         self._summary: Mapping[str, Any] = {}
         self._run: Run | None = None
+        self._notebook: Notebook | None = None
         self._frames_written = 0
 
     @property
@@ -105,6 +107,23 @@ class OMEZarrWriter:
         Lags behind the frames that came while a shard fills.
         """
         return self._frames_written
+
+    def checkSequence(
+        self, sequence: useq.MDASequence, summary: Mapping[str, Any]
+    ) -> None:
+        """Refuse a run that could not be saved; creates nothing.
+
+        Raises
+        ------
+        FileExistsError
+            If the path is taken.
+        OSError
+            If the store cannot fit on the disk.
+        ValueError
+            If the sequence has a grid.
+        """
+        stream, _ = self._announced(sequence, summary)
+        self._free_path(stream)
 
     def sequenceStarted(
         self, sequence: useq.MDASequence, summary: Mapping[str, Any]
@@ -125,12 +144,9 @@ class OMEZarrWriter:
             self._close()
             self._frames_written = 0
             self._summary = summary
-            if block := block_of(summary):
-                owner = None if is_loose(sequence) else sequence
-                self._open(Stream.model_validate(block["stream"]), block, owner)
-            elif not is_loose(sequence):
-                self._open(planes_of(sequence, summary), {}, sequence)
-            # else its first frame tells more
+            stream, block = self._announced(sequence, summary)
+            if stream is not None:  # else its first frame tells more
+                self._open(stream, block, None if is_loose(sequence) else sequence)
 
     def frameReady(
         self, image: npt.NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]
@@ -147,6 +163,27 @@ class OMEZarrWriter:
         """
         with self._noting_errors():
             self._frames_written += self._run_of(event, meta).put(image, event)
+
+    def noteReady(self, note: object) -> None:
+        """Keep a flag or analog inputs, at once; harmless without a run.
+
+        Flags are added to the metadata block of their position's image, under
+        ``flags``; inputs become rows of the array ``inputs``. `reading` reads both.
+
+        Raises
+        ------
+        ValueError
+            If the note does not belong to the run.
+        OSError
+            If it cannot be written.
+        """
+        if self._notebook is None:
+            return
+        with self._noting_errors():
+            if isinstance(note, Flag):
+                self._notebook.add_flag(note)
+            elif isinstance(note, Inputs):
+                self._notebook.add_inputs(note)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Write what is still held; harmless without a run.
@@ -172,6 +209,16 @@ class OMEZarrWriter:
                 self._close()
             raise
 
+    def _announced(
+        self, sequence: useq.MDASequence, summary: Mapping[str, Any]
+    ) -> tuple[Stream | None, Mapping[str, Any]]:
+        """Return what a run's start says of its frames, and the block."""
+        if block := block_of(summary):
+            return Stream.model_validate(block["stream"]), block
+        if is_loose(sequence):
+            return None, {}
+        return planes_of(sequence, summary), {}
+
     def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> Run:
         """Return the open run, or open what the frame announces."""
         block = block_of(meta)
@@ -194,20 +241,27 @@ class OMEZarrWriter:
         block: Mapping[str, Any],
         sequence: useq.MDASequence | None,
     ) -> Run:
-        path = paths.resolve(self._template)
-        paths.refuse_existing(path, overwrite=self._overwrite)
-        compressed = self._codec != "none"
-        paths.refuse_too_small(path, n_bytes(stream), compressed=compressed)
+        path = self._free_path(stream)
         paths.clear(path)
         self._path = path
         depth = planes_per_shard(stream, self._shard_bytes)
         arrays = create_store(path, stream, block, depth, self._codec)
         shards = PlaneShards if stream.kind == "planes" else VolumeShards
         self._run = Run(stream, shards(arrays, stream, depth), sequence)
+        self._notebook = Notebook(path, stream)
         return self._run
 
+    def _free_path(self, stream: Stream | None) -> Path:
+        """Return where the store may go; refuse a path that is taken or too small."""
+        path = paths.resolve(self._template)
+        paths.refuse_existing(path, overwrite=self._overwrite)
+        if stream is not None:
+            compressed = self._codec != "none"
+            paths.refuse_too_small(path, n_bytes(stream), compressed=compressed)
+        return path
+
     def _close(self) -> None:
-        run, self._run = self._run, None
+        run, self._run, self._notebook = self._run, None, None
         self._summary = {}
         if run is not None:
             self._frames_written += run.flush()

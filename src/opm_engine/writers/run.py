@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from opm_engine.plan import Stream
-from opm_engine.writers.shards import Index, PlaneShards, VolumeShards
+from opm_engine.plan import Place, Stream
+from opm_engine.writers.shards import PlaneShards, VolumeShards, array_shapes
 
 if TYPE_CHECKING:
     import useq
@@ -41,14 +41,12 @@ class Run:
         self._stream = stream
         self._shards = shards
         self._sequence = sequence
-        self._sizes = {
-            "p": len(stream.positions),
-            "t": stream.n_times,
-            "c": len(stream.channels),
-        }
-        if stream.kind == "planes":  # a volume's z says nothing
-            self._sizes["z"] = stream.n_planes
-        self._came = np.zeros(tuple(self._sizes.values()), bool)
+        self._has_planes = stream.kind == "planes"  # a volume's z says nothing
+        self._n_z = [shape[2] for shape in array_shapes(stream)]
+        n_planes = max(self._n_z) if self._has_planes else 1
+        n_channels = len(stream.channels)
+        shape = stream.n_times, len(stream.positions), n_channels, n_planes
+        self._came = np.zeros(shape, bool)
 
     def put(self, image: npt.NDArray[Any], event: useq.MDAEvent) -> int:
         """Write a plane or volume; return how many items reached the disk.
@@ -62,15 +60,14 @@ class Run:
         """
         self._refuse_misfit(image)
         self._refuse_stranger(event)
-        index = self._index_of(event.index)
-        place = tuple(index.values())
+        place = self._place_of(event.index)
         if self._came[place]:
             what = self._stream.kind.removesuffix("s")
-            where = ", ".join(f"{axis}={i}" for axis, i in index.items())
+            where = self._named(event.index)
             msg = f"{what} {where} came twice; save it in a run of its own"
             raise ValueError(msg)
         self._came[place] = True
-        return self._shards.put(Index(*place), image)
+        return self._shards.put(place, image)
 
     def flush(self) -> int:
         """Write what is held back; return how many items reached the disk."""
@@ -122,10 +119,30 @@ class Run:
             )
             raise ValueError(msg)
 
-    def _index_of(self, index: Mapping[str, int]) -> dict[str, int]:
+    def _place_of(self, index: Mapping[str, int]) -> Place:
         """Return where an event's item belongs; an axis that it lacks is 0."""
-        for axis, size in {**self._sizes, "g": 1}.items():
+        try:
+            place = self._stream.place(index)
+        except IndexError as error:
+            raise ValueError(str(error)) from error
+        stream = self._stream
+        sizes = {
+            "t": stream.n_times,
+            "c": len(stream.channels) // stream.n_cameras,
+            "cam": stream.n_cameras,
+        }
+        if self._has_planes:
+            sizes["z"] = self._n_z[place.position]
+        else:
+            place = place._replace(plane=0)
+        for axis, size in sizes.items():
             if not 0 <= index.get(axis, 0) < size:
                 msg = f"{axis} = {index[axis]} lies outside the {size} planned"
                 raise ValueError(msg)
-        return {axis: index.get(axis, 0) for axis in self._sizes}
+        return place
+
+    def _named(self, index: Mapping[str, int]) -> str:
+        axes = {**dict.fromkeys("ptcz", 0), **index}
+        if not self._has_planes:
+            del axes["z"]
+        return ", ".join(f"{axis}={i}" for axis, i in axes.items())

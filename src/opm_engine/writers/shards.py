@@ -11,26 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from opm_engine.plan import Stream
+from opm_engine.plan import Place, Stream
 
 Pixels = npt.NDArray[Any]
 
 SHARD_BYTES = 64 * 2**20
 """Largest shard by default, uncompressed; one plane may be larger."""
-
-
-class Index(NamedTuple):
-    """Where an item belongs; z is 0 for volumes."""
-
-    p: int
-    t: int
-    c: int
-    z: int = 0
 
 
 class Array(Protocol):
@@ -39,16 +30,21 @@ class Array(Protocol):
     def __setitem__(self, where: tuple[int, int, slice], pixels: Pixels, /) -> None: ...
 
 
-def array_shape(stream: Stream) -> tuple[int, int, int, int, int]:
-    """Shape (t, c, z, y, x) of the array of one position."""
+def array_shapes(stream: Stream) -> list[tuple[int, int, int, int, int]]:
+    """Shape (t, c, z, y, x) of the array of each position."""
     *depth, n_rows, n_columns = stream.shape
-    n_z = depth[0] if depth else stream.n_planes
-    return stream.n_times, len(stream.channels), n_z, n_rows, n_columns
+    here = [position.n_planes or stream.n_planes for position in stream.positions]
+    n_times, n_channels = stream.n_times, len(stream.channels)
+    return [
+        (n_times, n_channels, depth[0] if depth else n_planes, n_rows, n_columns)
+        for n_planes in here
+    ]
 
 
 def planes_per_shard(stream: Stream, shard_bytes: int = SHARD_BYTES) -> int:
-    """Planes of one volume that share a file: all, or an even part of them."""
-    _, _, n_z, n_rows, n_columns = array_shape(stream)
+    """Planes of the largest volume that share a file: all, or an even part of them."""
+    n_z = max(shape[2] for shape in array_shapes(stream))
+    n_rows, n_columns = stream.shape[-2:]
     plane_bytes = n_rows * n_columns * np.dtype(stream.dtype).itemsize
     most = max(1, shard_bytes // plane_bytes)
     n_shards = math.ceil(n_z / most)
@@ -57,7 +53,7 @@ def planes_per_shard(stream: Stream, shard_bytes: int = SHARD_BYTES) -> int:
 
 def n_bytes(stream: Stream) -> int:
     """Bytes of all pixels of a stream, uncompressed."""
-    n_pixels = math.prod(array_shape(stream)) * len(stream.positions)
+    n_pixels = sum(math.prod(shape) for shape in array_shapes(stream))
     return n_pixels * np.dtype(stream.dtype).itemsize
 
 
@@ -76,14 +72,15 @@ class VolumeShards:
 
     def __init__(self, arrays: Sequence[Array], stream: Stream, depth: int) -> None:
         self._arrays = arrays
-        self._n_z = array_shape(stream)[2]
+        self._n_z = array_shapes(stream)[0][2]
         self._depth = depth
 
-    def put(self, index: Index, volume: Pixels) -> int:
+    def put(self, place: Place, volume: Pixels) -> int:
         """Write a volume (Z, Y, X); return the items that reached the disk: 1."""
         for start in range(0, self._n_z, self._depth):
             part = slice(start, min(start + self._depth, self._n_z))
-            self._arrays[index.p][index.t, index.c, part] = volume[part]
+            array = self._arrays[place.position]
+            array[place.t, place.channel, part] = volume[part]
         return 1
 
     def flush(self) -> int:
@@ -110,22 +107,23 @@ class PlaneShards:
     def __init__(self, arrays: Sequence[Array], stream: Stream, depth: int) -> None:
         self._arrays = arrays
         self._stream = stream
+        self._n_z = [shape[2] for shape in array_shapes(stream)]
         self._depth = depth
-        self._open: dict[Index, _OpenShard] = {}
+        self._open: dict[Place, _OpenShard] = {}
         self._spare: list[Pixels] = []
 
-    def put(self, index: Index, plane: Pixels) -> int:
+    def put(self, place: Place, plane: Pixels) -> int:
         """Copy a plane (rows, columns); return how many planes reached the disk."""
-        start = index.z - index.z % self._depth
-        key = index._replace(z=start)
+        start = place.plane - place.plane % self._depth
+        key = place._replace(plane=start)
         n_written = 0
         if key not in self._open:
             if len(self._open) == len(self._stream.channels):
                 n_written += self._write(next(iter(self._open)))
-            self._open[key] = self._new_shard(start)
+            self._open[key] = self._new_shard(self._n_z[place.position] - start)
         shard = self._open[key]
-        shard.planes[index.z - start] = plane
-        shard.filled[index.z - start] = True
+        shard.planes[place.plane - start] = plane
+        shard.filled[place.plane - start] = True
         if shard.filled.all():
             n_written += self._write(key)
         return n_written
@@ -134,7 +132,7 @@ class PlaneShards:
         """Write what is gathered; return how many planes reached the disk."""
         return sum(self._write(key) for key in list(self._open))
 
-    def _new_shard(self, start: int) -> _OpenShard:
+    def _new_shard(self, n_left: int) -> _OpenShard:
         # Touching fresh memory costs more than the copy, so buffers go round.
         stream = self._stream
         planes = (
@@ -142,15 +140,14 @@ class PlaneShards:
             if self._spare
             else np.empty((self._depth, *stream.shape), stream.dtype)
         )
-        n_here = min(self._depth, stream.n_planes - start)
-        return _OpenShard(planes, np.zeros(n_here, bool))
+        return _OpenShard(planes, np.zeros(min(self._depth, n_left), bool))
 
-    def _write(self, key: Index) -> int:
+    def _write(self, key: Place) -> int:
         shard = self._open.pop(key)
-        array = self._arrays[key.p]
+        array = self._arrays[key.position]
         for run in _runs(shard.filled):
-            where = slice(key.z + run.start, key.z + run.stop)
-            array[key.t, key.c, where] = shard.planes[run]
+            where = slice(key.plane + run.start, key.plane + run.stop)
+            array[key.t, key.channel, where] = shard.planes[run]
         self._spare.append(shard.planes)
         return int(shard.filled.sum())
 

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec
 
 from opm_engine.plan import Stream
 from opm_engine.writers import metadata
-from opm_engine.writers.shards import array_shape
+from opm_engine.writers.shards import array_shapes
 
 FORMAT = format_from_version(metadata.VERSION)
 
@@ -49,7 +49,7 @@ def create_store(
     block : Mapping
         Our metadata block, plain JSON.
     depth : int
-        Planes per shard.
+        Planes per shard; fewer where a position has fewer.
     codec : {"lz4", "zstd", "none"}
 
     Returns
@@ -69,7 +69,15 @@ def create_store(
         _create_group(path, {"ome": ome})
         _create_group(path / "OME", {"ome": series})
         groups = [_create_group(path / str(p), image) for p, image in enumerate(images)]
-    return [_create_array(group, stream, depth, codec) for group in groups]
+    return [
+        _create_array(group, shape, stream.dtype, depth, codec)
+        for group, shape in zip(groups, array_shapes(stream), strict=True)
+    ]
+
+
+def image_path(path: Path, stream: Stream, position: int) -> Path:
+    """Return the group of one position's image."""
+    return path if len(stream.positions) == 1 else path / str(position)
 
 
 def _check(image: dict[str, Any]) -> None:
@@ -89,15 +97,14 @@ def _create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
 
 
 def _create_array(
-    group: zarr.Group, stream: Stream, depth: int, codec: Codec
+    group: zarr.Group, shape: tuple[int, ...], dtype: str, depth: int, codec: Codec
 ) -> zarr.Array[Any]:
-    shape = array_shape(stream)
     return group.create_array(
         metadata.ARRAY,
         shape=shape,
         chunks=(1, 1, 1, *shape[3:]),
-        shards=(1, 1, depth, *shape[3:]),
-        dtype=np.dtype(stream.dtype),
+        shards=(1, 1, min(depth, shape[2]), *shape[3:]),
+        dtype=np.dtype(dtype),
         compressors=COMPRESSORS[codec],
         chunk_key_encoding=FORMAT.chunk_key_encoding,
         fill_value=0,

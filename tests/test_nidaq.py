@@ -6,49 +6,33 @@ import itertools
 import os
 import socket
 import threading
-from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from opm_engine.config import Microscope
-from opm_engine.daq import driver
-from opm_engine.daq.checks import refuse_device
+from nidaqs import (
+    ENABLE,
+    FULL_WAVEFORM,
+    LASERS,
+    WAVEFORM,
+    assert_dark,
+    changed,
+    expose,
+    full_microscope,
+    opened,
+)
+from opm_engine.daq import driver_burst
 from opm_engine.daq.nidaq import NIDaq
-from opm_engine.daq.protocol import DaqError, ExposureCount, Waveform
+from opm_engine.daq.protocol import DaqError, ExposureCount
 from opm_engine.simulation.board import Board
 from opm_engine.simulation.grpc_face import BoardServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LASERS = ("port0/line0", "port0/line1")
-ENABLE = "port1/line1"
-WAVEFORM = Waveform(
-    digital=np.array([1, 0, 2, 0, 1, 0, 0, 0], np.uint32),
-    lines=LASERS,
-    analog=np.array([[0.5, 0.5, 0.5, 0.75, 0.75, 0.25, 0.25, 0.5]]),
-    channels=("ao0",),
-    initial_v=np.array([0.5]),
-    settle_ms=0.5,
-    period_ms=10.0,
-    n_samples=24,
-    max_rate_hz=1000.0,
-    sample_ms=6.0,
-)
-
-
-def changed(microscope: Microscope, path: str, value: Any) -> Microscope:
-    """The microscope with one field, like ``"daq.galvo.range_v"``, set."""
-    table = microscope.model_dump()
-    *tables, field = path.split(".")
-    inner = table
-    for name in tables:
-        inner = inner[name]
-    inner[field] = value
-    return Microscope.from_table(table)
+    from opm_engine.config import Microscope
 
 
 @pytest.fixture
@@ -72,26 +56,9 @@ def daq(demo: Microscope, address: str) -> Iterator[NIDaq]:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[tuple[NIDaq, Board]]:
-    """One board for all injected failures: each must leave it fit for the next."""
-    board = Board()
-    with BoardServer(board) as server:
-        daq = NIDaq(Microscope.demo(), address=server.address)
-        daq.open()
-        yield daq, board
-        daq.close()
-
-
-def expose(board: Board, n: int, *, first_s: float = 1e3, idle: bool = False) -> None:
-    for k in range(n):
-        board.drive("PFI0", not idle, first_s + 0.01 * k)
-        board.drive("PFI0", idle, first_s + 0.01 * k + 0.004)
-
-
-def assert_dark(board: Board, park_v: float = 0.0) -> None:
-    levels = board.lines()
-    assert [line for line in (*LASERS, ENABLE) if levels[line]] == []
-    assert board.volts("ao0") == park_v
-    assert not board.reserved()
+    """One board for all slips: each must leave it fit for the next."""
+    with opened() as bench:
+        yield bench
 
 
 class TestBurst:
@@ -232,7 +199,7 @@ class TestSlips:
     def test_a_stamp_that_was_lost_is_an_error_and_nothing_stops(
         self, daq: NIDaq, board: Board, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(driver, "SPARE_STAMPS", 0)
+        monkeypatch.setattr(driver_burst, "SPARE_STAMPS", 0)
         # at this rate the driver's own choice would be smaller still
         daq.arm(replace(WAVEFORM, n_samples=1200, max_rate_hz=100))
         expose(board, 500)
@@ -334,45 +301,13 @@ class TestDark:
         assert_dark(board)
         daq.close()
 
-    # every kind of call that make_dark makes, at each of its turns
-    DARK_CALLS = (
-        ("CreateTask", 3),
-        ("CreateDOChan", 2),
-        ("WriteDigitalLines", 1),
-        ("GetWriteAttributeUInt64", 2),
-        ("TaskControl", 7),
-        ("ClearTask", 7),
-        ("WriteDigitalScalarU32", 1),
-        ("GetReadAttributeUInt32", 1),
-        ("ReadCounterU32Ex", 1),
-        ("CreateAOVoltageChan", 1),
-        ("WriteAnalogScalarF64", 1),
-    )
-
-    @pytest.mark.parametrize(
-        ("rpc", "turn"), [(rpc, k) for rpc, n in DARK_CALLS for k in range(n)]
-    )
-    def test_no_failure_leaves_light_on(
-        self, bench: tuple[NIDaq, Board], rpc: str, turn: int
-    ) -> None:
-        daq, board = bench
-        daq.arm(WAVEFORM)
-        board.drive("PFI0", True, 0.0)
-        assert board.line("port0/line0")
-        board.fail(rpc, -50405, after=turn)
-        with pytest.raises(DaqError, match="NI -50405"):
-            daq.make_dark()
-        assert not board.line("port0/line0")
-        board.drive("PFI0", False, 0.0)
-        daq.make_dark()
-        assert_dark(board)
-
     def test_a_reset_is_the_last_resort(self, daq: NIDaq, board: Board) -> None:
         daq.arm(WAVEFORM)
         board.drive("PFI0", True, 1.0)
-        # laser_enable's own task is closed first, then the lasers'
+        # laser_enable's own task is closed first, then the lasers', in four ways
         board.fail("TaskControl", -50405, after=1)
-        board.fail("ClearTask", -50405, after=1)
+        for turn in (1, 2, 3):
+            board.fail("ClearTask", -50405, after=turn)
         board.calls.clear()
         with pytest.raises(DaqError, match="closing the lasers task"):
             daq.make_dark()
@@ -380,54 +315,51 @@ class TestDark:
         assert_dark(board)
 
 
-class TestArmFails:
-    # what arm asks of the board, and how often
-    CALLS = (
-        ("CreateTask", 7),
-        ("GetTaskAttributeString", 7),
-        ("CreateDIChan", 2),
-        ("ReadDigitalLines", 1),
-        ("CreateAOVoltageChan", 2),
-        ("WriteAnalogScalarF64", 1),
-        ("CreateCICountEdgesChan", 1),
-        ("SetChanAttributeString", 1),
-        ("CreateDOChan", 2),
-        ("CfgSampClkTiming", 3),
-        ("SetWriteAttributeInt32", 2),
-        ("GetWriteAttributeUInt32", 2),
-        ("WriteDigitalU32", 1),
-        ("WriteAnalogF64", 1),
-        ("SetBufferAttributeUInt32", 1),
-        ("CfgChangeDetectionTiming", 1),
-        ("StartTask", 4),
-        ("WriteDigitalLines", 1),
-        ("TaskControl", 3),
-        ("ClearTask", 3),
-    )
+class TestSeveralOutputs:
+    """A projection galvo on ao1 and a laser's power on ao2."""
 
-    def test_the_table_is_whole(self, daq: NIDaq, board: Board) -> None:
-        board.calls.clear()
-        daq.arm(WAVEFORM)
-        asked = Counter(board.calls)
-        # a driver that does not tell its version is not refused by nidaqmx
-        asked.pop("GetSystemInfoAttributeUInt32")
-        assert asked == dict(self.CALLS)
+    def test_play_together(self) -> None:
+        with opened(full_microscope()) as (daq, board):
+            assert board.volts("ao1") == -1
+            daq.arm(FULL_WAVEFORM)
+            channels = FULL_WAVEFORM.channels
+            assert [board.volts(one) for one in channels] == [0.5, 0, 4.5]
+            for edge in range(24):
+                board.drive("PFI0", edge % 2 == 0, 1e3 + edge * 0.005)
+                volts = [board.volts(channel) for channel in channels]
+                assert volts == FULL_WAVEFORM.analog[:, edge % 8].tolist()
+            assert daq.count() == (12, 12, None)
+            assert len(board.open_tasks()) == 4
 
-    @pytest.mark.parametrize(
-        ("rpc", "turn"), [(rpc, k) for rpc, n in CALLS for k in range(n)]
-    )
-    def test_rolls_back(self, bench: tuple[NIDaq, Board], rpc: str, turn: int) -> None:
-        daq, board = bench
-        before = len(board.open_tasks())
-        board.fail(rpc, -50405, after=turn)
-        with pytest.raises(DaqError, match="NI -50405") as failure:
+    def test_dark_is_light_then_power_then_both_galvos_at_their_pace(self) -> None:
+        with opened(full_microscope()) as (daq, board):
+            daq.arm(FULL_WAVEFORM)
+            for edge in range(4):
+                board.drive("PFI0", edge % 2 == 0, edge * 1e-6)
+            board.drive("PFI0", True, 1e-5)
+            assert board.line("port0/line0")
+            at_s = board._latest_s
+            daq.make_dark()
+            assert_dark(board)
+            assert board.volts("ao1") == -1
+            off_s = board.digital_trace("port0/line0", at_s, 1e9)[0][-1]
+            times_s, power_v = board.analog_trace("ao2", at_s, 1e9)
+            assert power_v.tolist() == [4.5, 0.0]
+            for channel, slew in (("ao0", 1.0), ("ao1", 0.5)):
+                moved_s, volts = board.analog_trace(channel, at_s, 1e9)
+                assert off_s < times_s[1] < moved_s[1]
+                assert np.abs(np.diff(volts)).max() <= slew * 1.001
+            # from 2 V to -1 V in six steps
+            assert volts.tolist() == [2, 1.5, 1, 0.5, 0, -0.5, -1]
+
+    def test_a_waveform_without_them_leaves_them_at_rest(self) -> None:
+        with opened(full_microscope()) as (daq, board):
             daq.arm(WAVEFORM)
-        assert failure.value.__cause__ is not None
-        assert_dark(board)
-        # an empty task whose own name or end could not be had stays on the server
-        left = rpc in ("GetTaskAttributeString", "ClearTask")
-        assert len(board.open_tasks()) == before + left
+            expose(board, 2)
+            assert (board.volts("ao1"), board.volts("ao2")) == (-1, 0)
 
+
+class TestArmFails:
     def test_ramps_back_even_if_the_board_cannot_count(
         self, daq: NIDaq, board: Board
     ) -> None:
@@ -464,121 +396,11 @@ class TestArmFails:
         board.create_task("other program")
         board.add_ao("other program", "Dev1/ao0", "", -10, 10)
         board.commit("other program")
-        with pytest.raises(DaqError, match=r"moving the galvo failed \(NI -50103\)"):
+        with pytest.raises(DaqError, match=r"moving the galvos failed \(NI -50103\)"):
             daq.arm(WAVEFORM)
         board.clear("other program")
         daq.make_dark()
         assert_dark(board)
-
-
-def waveform(**fields: Any) -> Waveform:
-    return replace(WAVEFORM, **fields)
-
-
-REFUSED = {
-    "volts beyond the range": (
-        waveform(analog=np.full((1, 8), 5.5)),
-        r"5.5 V on ao0 is outside daq.galvo.range_v = \[-5, 5\]",
-    ),
-    "first volts beyond": (waveform(initial_v=np.array([-6.0])), "-6 V on ao0"),
-    "volts that are no number": (waveform(analog=np.full((1, 8), np.nan)), "nan V"),
-    "another channel": (waveform(channels=("ao1",)), "the galvo is on ao0"),
-    "no laser's line": (waveform(lines=("port0/line7",)), "port0/line7 is no laser"),
-    "a bit too many": (waveform(lines=LASERS[:1]), "raises bits 0x2"),
-    "odd": (waveform(n_samples=7), "n_samples = 7"),
-    "nothing": (waveform(n_samples=0), "n_samples = 0"),
-    "no period": (waveform(period_ms=0.0), "period_ms = 0.0"),
-    "unequal lengths": (
-        waveform(digital=np.zeros(4, np.uint32)),
-        r"analog is \(1, 8\)",
-    ),
-    "no first volts": (waveform(initial_v=np.array([])), "initial_v"),
-}
-
-
-@pytest.mark.parametrize(("wrong", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused_before_the_board_is_asked(
-    daq: NIDaq, board: Board, wrong: Waveform, message: str
-) -> None:
-    board.calls.clear()
-    with pytest.raises(DaqError, match=message):
-        daq.arm(wrong)
-    assert not board.calls
-
-
-WRONG_MICROSCOPES = {
-    "device": ("daq.device", "Dev7", r"Dev7 at 127.*NI -200220"),
-    "counter": ("daq.counter", "ctr9", "daq.counter: Dev1 .* has no ctr9"),
-    "channel": ("daq.galvo.channel", "ao6", "daq.galvo.channel: .* no ao6"),
-    "enable": ("daq.laser_enable", "port3/line0", "daq.laser_enable: .* port3/line0"),
-    "terminal": (
-        "camera.exposure_out.terminal",
-        "port3/line0",
-        "camera.exposure_out.terminal: .* no port3/line0",
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"), WRONG_MICROSCOPES.values(), ids=WRONG_MICROSCOPES
-)
-def test_a_microscope_that_does_not_fit_the_device(
-    demo: Microscope, board: Board, address: str, field: str, value: Any, message: str
-) -> None:
-    daq = NIDaq(changed(demo, field, value), address=address)
-    with pytest.raises(DaqError, match=message):
-        daq.open()
-    assert not board.open_tasks()
-    assert "CreateTask" not in board.calls
-    daq.close()
-
-
-def test_a_range_beyond_the_device(demo: Microscope) -> None:
-    channels = {*LASERS, ENABLE, "ao0", "ctr0"}
-    refuse_device(demo, "PCIe-6363", channels, [0, 10, -5, 5])
-    with pytest.raises(DaqError, match=r"range_v: Dev1 \(X\) cannot put out -5..5 V"):
-        refuse_device(demo, "X", channels, [0, 10, -4.9, 5])
-
-
-class TestUnreachable:
-    def test_no_driver_or_no_device(self, demo: Microscope) -> None:
-        with pytest.raises(DaqError, match="Dev1 at the local NI-DAQmx driver"):
-            NIDaq(demo).open()
-
-    @pytest.mark.parametrize("listens", [False, True], ids=["nobody", "a mute"])
-    def test_nobody_answers(self, demo: Microscope, listens: bool) -> None:
-        with socket.socket() as mute:
-            mute.bind(("127.0.0.1", 0))
-            if listens:
-                mute.listen()
-            address = f"127.0.0.1:{mute.getsockname()[1]}"
-            daq = NIDaq(demo, address=address, deadline_s=0.3)
-            with pytest.raises(DaqError, match=f"nobody answers at {address}"):
-                daq.open()
-            daq.close()
-
-    def test_a_server_that_freezes(
-        self, demo: Microscope, board: Board, address: str
-    ) -> None:
-        daq = NIDaq(demo, address=address, deadline_s=0.5)
-        daq.open()
-        daq.arm(WAVEFORM)
-        with board._lock, pytest.raises(DaqError, match="DEADLINE_EXCEEDED"):
-            daq.count()
-        daq.close()
-        assert_dark(board)
-
-    def test_a_server_that_ends(self, demo: Microscope, board: Board) -> None:
-        server = BoardServer(board)
-        server.start()
-        daq = NIDaq(demo, address=server.address, deadline_s=0.5)
-        daq.open()
-        server.stop()
-        with pytest.raises(DaqError, match="Failed to connect"):
-            daq.make_dark()
-        with pytest.raises(DaqError, match="Failed to connect"):
-            daq.close()
-        daq.close()
 
 
 def test_nothing_is_left_behind(demo: Microscope, board: Board) -> None:

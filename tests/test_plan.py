@@ -192,7 +192,9 @@ REFUSALS = [
         ('channels["488"].exposure', "1.246 ms", "2.5 ms or more", "camera.roi"),
     ),
     Refusal(
-        "unequal-interleaved", scan(channels=UNEQUAL), ("exposure", 'axis_order="tpcz"')
+        "unequal-interleaved",
+        scan(channels=UNEQUAL),
+        ("exposure", 'axis_order="tpcz"', "10 ms", '"pulse_ms": {"488": 3.753}'),
     ),
     Refusal(
         "unequal-focus-interleaved",
@@ -270,7 +272,9 @@ REFUSALS = [
     ),
     Refusal("no-scan", scan(z_plan=None, metadata=settings(mode="galvo")), ("z_plan",)),
     Refusal("single-scan", scan(metadata=settings(mode="single")), ("z_plan",)),
-    Refusal("stage", scan(metadata=settings(mode="stage")), ("stage", '"galvo"')),
+    Refusal(
+        "no-stage", scan(metadata=settings(mode="stage")), ("[scan_stage]", '"galvo"')
+    ),
     Refusal("mode", scan(metadata=settings(mode="gavlo")), ("mode", "'galvo'")),
     Refusal(
         "unknown-setting", scan(metadata=settings(blank=True)), ("blank", "blanking")

@@ -110,7 +110,7 @@ def acquire(
     _refuse_existing(out, overwrite=overwrite)
     meter = _Meter(on_frame, total)
     branches: list[Any] = [meter, OMEZarrWriter(out / RAW, overwrite=overwrite)]
-    projections = Projections() if mode == "galvo" else None
+    projections = Projections() if mode in ("galvo", "stage") else None
     deskew = None
     if projections is not None:
         volumes = OMEZarrWriter(out / DESKEWED, overwrite=overwrite)

@@ -208,7 +208,7 @@ class OPMEngine(MDAEngine):
             with ExitStack() as last_to_first:
                 last_to_first.callback(super().teardown_sequence, sequence)
                 last_to_first.callback(self._before.restore, self.mmcore)
-                last_to_first.callback(self.make_dark)
+                last_to_first.callback(self.supervisor.make_dark)
         except Exception:
             logger.exception("Tearing down the sequence failed")
         self.supervisor.end()
@@ -280,12 +280,12 @@ class OPMEngine(MDAEngine):
         with ExitStack() as last_to_first:
             last_to_first.callback(super().teardown_event, event)
             if isinstance(event, BurstEvent):
-                last_to_first.callback(self.supervisor.dark)
+                last_to_first.callback(self.supervisor.rest)
                 if self._burst is not None:
                     last_to_first.callback(self._burst.abandon)
                     self._burst = None
                 last_to_first.callback(self.mmcore.stopSequenceAcquisition)
-                last_to_first.callback(self.make_dark)
+                last_to_first.callback(self.supervisor.make_dark)
 
     # ---------------------------------------------------------------- small things
 

@@ -61,9 +61,9 @@ def play_in_run(
     core, supervisor = engine.mmcore, engine.supervisor
     with ExitStack() as last_to_first:
         core.setExposure(exposure_ms)
-        last_to_first.callback(supervisor.dark)
+        last_to_first.callback(supervisor.rest)
         last_to_first.callback(core.stopSequenceAcquisition)
-        last_to_first.callback(engine.make_dark)
+        last_to_first.callback(supervisor.make_dark)
         supervisor.light_may_come(waveform.period_ms, waveform.n_frames)
         engine.daq.arm(waveform)
         source = FrameSource(core, waveform.n_frames)

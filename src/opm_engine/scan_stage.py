@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 from opm_engine.plan.stage import refuse_travel
-from opm_engine.properties import InstrumentError, set_property
+from opm_engine.properties import InstrumentError
 
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from opm_engine.plan import StageScan
 
 UM_PER_MM = 1000.0
+POSITION_TOLERANCE_UM = 0.05
+"""By which a controller may round a position: well below any step."""
 
 
 Setting = Literal[
@@ -95,7 +97,11 @@ def prepare_scan(core: CMMCorePlus, stage: ScanStage, scan: StageScan) -> None:
     }
     for what, value_um in settings.items():
         where = name_of(stage, what)
-        set_property(core, where, value_um / UM_PER_MM, f"scan_stage: {where[1]}")
+        core.setProperty(*where, value_um / UM_PER_MM)
+        taken_um = float(core.getProperty(*where)) * UM_PER_MM
+        if abs(taken_um - value_um) > POSITION_TOLERANCE_UM:
+            msg = f"scan_stage: {where[1]} = {value_um:.4f} µm, took {taken_um:.4f} µm"
+            raise InstrumentError(msg)
     taken = take_speed(core, stage, scan.speed_um_per_s)
     if abs(taken / scan.speed_um_per_s - 1) > 1e-3:
         msg = (

@@ -4,11 +4,11 @@ Separate from the engine because it must not depend on the runner's thread: a ha
 that blocks there blocks the engine, but not the light. It asks the board for edges,
 the runner for a cancel and the frame loop for signs of life; it knows no plan::
 
-    idle --begin--> resting --light_may_come--> watching --dark--> resting --end--> idle
+    idle --begin--> resting --light_may_come--> watching --rest--> resting --end--> idle
                                   |  cancel, signal: halt, then the frame loop drains
                                   |  no edges, blocked handler, frozen: halt, trip
                                   v
-                               halted (dark, camera stopped) --dark--> resting
+                               halted (dark, camera stopped) --rest--> resting
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Guardian(Protocol):
     def watch(self, watching: bool) -> None:
         """Say whether light may be on."""
 
-    def tripped(self) -> str | None:
-        """What it did meanwhile, in words."""
+    def trouble(self) -> str | None:
+        """Why nobody would act, or what was done already, in words."""
 
 
 @dataclass
@@ -123,6 +123,7 @@ class Supervisor:
         self._lock = threading.RLock()
         self._watch: _Watch | None = None
         self._reason: str | None = None
+        self._left_to_guardian = False
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -139,7 +140,7 @@ class Supervisor:
         self.end()
         if self._guardian is not None and not self._guardian.is_alive:
             self._guardian.start()
-        self._reason = None
+        self._reason, self._left_to_guardian = None, False
         self._ending = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, args=(self._ending,), name="supervisor", daemon=True
@@ -155,17 +156,32 @@ class Supervisor:
 
     def light_may_come(self, period_ms: float, n_frames: int) -> None:
         """Watch a burst from now on; called before the board is armed."""
+        if self._guardian is not None:
+            self._guardian.watch(True)
         with self._lock:
             self._reason = None
             self._watch = _Watch(period_ms / 1000, n_frames)
-        if self._guardian is not None:
-            self._guardian.watch(True)
 
-    def dark(self) -> None:
-        """The burst is over and dark. May be called twice."""
+    def rest(self) -> None:
+        """The burst is over: look no longer. May be called twice."""
         with self._lock:
             self._watch = None
-        if self._guardian is not None:
+
+    def make_dark(self) -> None:
+        """Light off; if the board does not obey, it is left to the guardian.
+
+        Raises
+        ------
+        DaqError
+            If the board did not obey.
+        """
+        try:
+            self._make_dark()
+        except DaqError:
+            # without heartbeats it acts soon, and tries for longer than a run can wait
+            self._left_to_guardian = True
+            raise
+        if self._guardian is not None and not self._left_to_guardian:
             self._guardian.watch(False)
 
     def handed_over(self) -> None:
@@ -193,7 +209,7 @@ class Supervisor:
             watch.halted = True
             with ExitStack() as last_to_first:
                 last_to_first.callback(self._stop_camera)
-                last_to_first.callback(self._make_dark)
+                last_to_first.callback(self.make_dark)
 
     @property
     def reason(self) -> str | None:
@@ -215,7 +231,7 @@ class Supervisor:
 
     def _supervise(self, ending: threading.Event) -> None:
         while not ending.wait(TICK_S):
-            if self._guardian is not None:
+            if self._guardian is not None and not self._left_to_guardian:
                 self._guardian.beat()
             self.attend()
             watch = self._watch
@@ -234,8 +250,8 @@ class Supervisor:
             self._trip(watch, reason)
 
     def _alarm(self, watch: _Watch) -> str | None:
-        if self._guardian is not None and (what := self._guardian.tripped()):
-            return f"the guardian made dark: {what}"
+        if self._guardian is not None and (what := self._guardian.trouble()):
+            return what
         since_s = watch.handed_over_s
         if since_s is not None and time.monotonic() - since_s > PATIENCE_S:
             return f"{blocking(watch.thread)} has blocked the run for {PATIENCE_S:g} s"

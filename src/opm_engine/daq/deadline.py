@@ -6,64 +6,152 @@ the light switch with it. Knows no service.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-@dataclass(frozen=True)
-class _Details(grpc.ClientCallDetails):  # type: ignore[misc]
-    """The fields that gRPC reads of a call."""
-
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
+_PROBE_S = 0.1
+_INSTANT_S = 0.001
+_CONSTANT = "/GetSystemInfoAttributeUInt32"
+"""nidaqmx asks for the driver's version three times before it makes a task."""
 
 
-class Deadline(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
-    """Gives up on calls that take too long.
+class Patience:
+    """How long a call may take.
+
+    The full deadline, as long as the server answers. Once it has been silent for that
+    long, the calls that follow share ``after_silence_s``, each a tenth of a second at
+    most: enough to notice that it is back, and so few that a series of them does not
+    add up. What is used up then fails at once. The next answer restores the deadline.
 
     Parameters
     ----------
-    seconds : float
-        For a call, as long as the server has answered the one before.
+    deadline_s : float
     after_silence_s : float
-        For the next calls of a server that did not answer, so that several of them in
-        a row do not add up.
+        For all calls after a silence together, until `renew`.
     """
 
-    def __init__(self, seconds: float, after_silence_s: float = 0.1) -> None:
-        self._seconds = seconds
+    def __init__(self, deadline_s: float, after_silence_s: float = 0.3) -> None:
+        self._deadline_s = deadline_s
         self._after_silence_s = after_silence_s
-        self._silent = False
+        self._left_s = after_silence_s
+        self.silent = False
 
-    def intercept_unary_unary(
-        self, continuation: Any, details: Any, request: Any
-    ) -> Any:
-        """Called by gRPC for every call."""
-        bounded = _Details(
-            details.method,
-            self._after_silence_s if self._silent else self._seconds,
-            details.metadata,
-            details.credentials,
-            details.wait_for_ready,
-            details.compression,
-        )
-        call = continuation(bounded, request)
-        self._silent = call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        return call
+    def renew(self) -> None:
+        """Begin another series of calls."""
+        self._left_s = self._after_silence_s
+
+    def next_s(self) -> float:
+        """What the next call may take."""
+        if not self.silent:
+            return self._deadline_s
+        return max(_INSTANT_S, min(_PROBE_S, self._left_s))
+
+    def took(self, seconds: float, *, answered: bool) -> None:
+        """Take note of a call."""
+        if self.silent and not answered:
+            self._left_s -= seconds
+        self.silent = not answered
 
 
-def open_channel(address: str, seconds: float) -> tuple[grpc.Channel, grpc.Channel]:
+class _BoundedCall:
+    """One method of a service, as stubs call it."""
+
+    def __init__(self, call: Any, patience: Patience, *, constant: bool) -> None:
+        self._call = call
+        self._patience = patience
+        self._answers: dict[bytes, Any] | None = {} if constant else None
+
+    def __call__(self, request: Any, metadata: Any = None) -> Any:
+        if self._answers is None:
+            return self._bounded(request, metadata)
+        key = request.SerializeToString()
+        if key not in self._answers:
+            self._answers[key] = self._bounded(request, metadata)
+        return self._answers[key]
+
+    def _bounded(self, request: Any, metadata: Any) -> Any:
+        started_s = time.monotonic()
+        timeout_s = self._patience.next_s()
+        answered = True
+        try:
+            return self._call(request, timeout=timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            answered = error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
+        finally:
+            self._patience.took(time.monotonic() - started_s, answered=answered)
+
+
+class BoundedChannel(grpc.Channel):  # type: ignore[misc]
+    """A channel with a deadline on every call that has one answer.
+
+    Made once per method: stubs that are made again and again, one for each task, find
+    theirs here. Closes nothing; its maker closes the channel beneath.
+
+    Parameters
+    ----------
+    channel : grpc.Channel
+    patience : Patience
+    """
+
+    def __init__(self, channel: grpc.Channel, patience: Patience) -> None:
+        self.patience = patience
+        self._channel = channel
+        self._calls: dict[str, _BoundedCall] = {}
+
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> _BoundedCall:
+        """Called by stubs for each of their methods."""
+        if method not in self._calls:
+            call = self._channel.unary_unary(method, *args, **kwargs)
+            constant = method.endswith(_CONSTANT)
+            self._calls[method] = _BoundedCall(call, self.patience, constant=constant)
+        return self._calls[method]
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """Streams last as long as they last."""
+        return self._channel.unary_stream(*args, **kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        """Streams last as long as they last."""
+        return self._channel.stream_unary(*args, **kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """Streams last as long as they last."""
+        return self._channel.stream_stream(*args, **kwargs)
+
+    def subscribe(
+        self, callback: Callable[..., None], try_to_connect: bool = False
+    ) -> None:
+        """Tell ``callback`` of the connection's state."""
+        self._channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[..., None]) -> None:
+        """Tell it no more."""
+        self._channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        """Nothing: see the class."""
+
+    def __enter__(self) -> BoundedChannel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_channel(
+    address: str, deadline_s: float
+) -> tuple[BoundedChannel, grpc.Channel]:
     """Open a channel to ``"host:port"`` with a deadline on every call.
 
     Returns
     -------
-    bounded : grpc.Channel
+    bounded : BoundedChannel
         To be used.
     channel : grpc.Channel
         To be closed.
@@ -71,15 +159,15 @@ def open_channel(address: str, seconds: float) -> tuple[grpc.Channel, grpc.Chann
     Raises
     ------
     TimeoutError
-        If nobody answers there within ``seconds``.
+        If nobody answers there within ``deadline_s``.
     """
     channel = grpc.insecure_channel(address)
     ready = grpc.channel_ready_future(channel)
     try:
-        ready.result(timeout=seconds)
+        ready.result(timeout=deadline_s)
     except grpc.FutureTimeoutError:
         ready.cancel()
         channel.close()
-        msg = f"nobody answers at {address} (waited {seconds:g} s)"
+        msg = f"nobody answers at {address} (waited {deadline_s:g} s)"
         raise TimeoutError(msg) from None
-    return grpc.intercept_channel(channel, Deadline(seconds)), channel
+    return BoundedChannel(channel, Patience(deadline_s)), channel

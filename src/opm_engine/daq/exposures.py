@@ -20,8 +20,10 @@ from opm_engine.daq.protocol import Irregularity
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TIMEBASE = "100kHzTimebase"
+
 TICKS_PER_MS = 100
-"""Of the board's 100 kHz timebase."""
+"""Of the timebase."""
 
 TOLERANCE = 0.1
 """Of the frame period: less than any missed edge, more than a camera's jitter."""
@@ -32,8 +34,9 @@ MIN_TOLERANCE_TICKS = 3
 class ExposureLog:
     """Time stamps of one burst, reduced to what has to be known of them.
 
-    Both edges of each exposure are stamped. An edge is regular if it follows the edge
-    before the last one, which is of the same kind, after one frame period.
+    Both edges of each exposure are stamped, or the first one alone where the board
+    detects no changes. An edge is regular if it follows the latest of the same kind
+    after one frame period.
 
     Parameters
     ----------
@@ -41,6 +44,10 @@ class ExposureLog:
         Edges that have planned samples; later ones are counted but not judged.
     period_ms : float
         From frame to frame.
+    per_exposure : {2, 1}
+        Edges of each exposure that are stamped.
+    bits : int
+        Of the counter, after which stamps wrap around.
 
     Attributes
     ----------
@@ -48,17 +55,21 @@ class ExposureLog:
         The first planned exposure that did not follow its predecessor in time.
     """
 
-    def __init__(self, n_planned: int, period_ms: float) -> None:
+    def __init__(
+        self, n_planned: int, period_ms: float, per_exposure: int = 2, bits: int = 32
+    ) -> None:
         self.irregular: Irregularity | None = None
         self._n_planned = n_planned
         self._period_ms = period_ms
+        self._stride = per_exposure
+        self._mask = np.uint32((1 << bits) - 1)
         self._n_edges = 0
         self._latest = np.empty(0, np.uint32)
 
     @property
     def exposures(self) -> int:
         """Exposures that have begun."""
-        return (self._n_edges + 1) // 2
+        return -(-self._n_edges // self._stride)
 
     def add(self, stamps: NDArray[np.uint32]) -> None:
         """Add the next edges.
@@ -69,12 +80,13 @@ class ExposureLog:
             Ticks since some moment; they may wrap around, as 32 bits do in 12 hours.
         """
         ticks = np.concatenate([self._latest, stamps])
-        first_judged = self._n_edges - self._latest.size + 2
+        stride = self._stride
+        first_judged = self._n_edges - self._latest.size + stride
         self._n_edges += stamps.size
-        self._latest = ticks[-2:].copy()
+        self._latest = ticks[-stride:].copy()
         if self.irregular is None:
             # unsigned, so the difference is right across the wrap
-            apart = (ticks[2:] - ticks[:-2]).astype(np.int64)
+            apart = ((ticks[stride:] - ticks[:-stride]) & self._mask).astype(np.int64)
             self._judge(apart[: max(0, self._n_planned - first_judged)], first_judged)
 
     def _judge(self, apart: NDArray[np.int64], first_edge: int) -> None:
@@ -84,7 +96,7 @@ class ExposureLog:
         wrong = np.flatnonzero(np.abs(apart - period) > tolerance)
         if wrong.size:
             self.irregular = Irregularity(
-                exposure=(first_edge + int(wrong[0])) // 2,
+                exposure=(first_edge + int(wrong[0])) // self._stride,
                 interval_ms=float(apart[wrong[0]]) / TICKS_PER_MS,
                 planned_ms=self._period_ms,
             )

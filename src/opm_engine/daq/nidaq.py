@@ -1,33 +1,49 @@
 """`NIDaq`: the board of a real microscope, through NI-DAQmx.
 
-Separate from ``driver``, which talks to NI's library, because this is about what must
-happen in which order: the camera is master, its edges play lasers and galvo, each edge
-is stamped, and light goes off first. Knows no sequence: it plays a `Waveform`, counts
-and goes dark.
+Separate from ``driver`` and ``burst``, which know how, because this is about what must
+happen in which order: the camera is master, the lines are idle before anything is
+armed, and light goes off first, on every way out. Knows no sequence: it plays a
+`Waveform`, counts and goes dark.
+
+How long darkness may take: a thread that hangs in a call holds the lock for a deadline
+at most, `arm` gives up at its next step once `make_dark` has been called, and a server
+that was silent for a deadline is not waited for again (`deadline.Patience`). The local
+driver has no deadlines; there the guardian helps.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opm_engine.daq.checks import refuse_device, refuse_waveform
-from opm_engine.daq.driver import EDGES, GALVO, LASERS, STAMPS, Clock, Driver
-from opm_engine.daq.exposures import ExposureLog
+from opm_engine.daq.burst import PlayedBurst
+from opm_engine.daq.capabilities import refuse_device
+from opm_engine.daq.checks import refuse_waveform
+from opm_engine.daq.clocking import clocking_of
+from opm_engine.daq.driver import Driver
+from opm_engine.daq.driver_burst import LASERS, VOLTS
+from opm_engine.daq.measuring import ExposureMeter
+from opm_engine.daq.ondemand import OnDemand
 from opm_engine.daq.protocol import DaqError, ExposureCount
 from opm_engine.daq.trial import Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from opm_engine.config import Microscope
+    from opm_engine.daq.capabilities import Capabilities
+    from opm_engine.daq.clocking import Clocking
     from opm_engine.daq.protocol import Waveform
 
-_STEP_MS = 1.0
+_PERSIST = 2
+"""How often a step to darkness is tried."""
 
 
 class NIDaq:
@@ -37,9 +53,9 @@ class NIDaq:
     ----------
     microscope : Microscope
     address : str, optional
-        ``"host:port"`` of an NI gRPC device server; the local driver without it.
-    deadline_s : float
-        How long that server may take to answer a call.
+        ``"host:port"`` of an NI gRPC device server, instead of the microscope's own.
+    deadline_s : float, optional
+        How long that server may take to answer a call, instead of the microscope's.
     """
 
     def __init__(
@@ -47,20 +63,25 @@ class NIDaq:
         microscope: Microscope,
         *,
         address: str | None = None,
-        deadline_s: float = 5.0,
+        deadline_s: float | None = None,
     ) -> None:
+        daq = microscope.daq
         self._microscope = microscope
-        self._daq = microscope.daq
-        self._galvo = microscope.daq.galvo
-        self._exposure_out = microscope.camera.exposure_out
-        self._laser_lines = [laser.line for laser in microscope.lasers]
-        self._driver = Driver(microscope.daq.device, address, deadline_s)
+        self._driver = Driver(
+            daq.device,
+            daq.address if address is None else address,
+            daq.deadline_s if deadline_s is None else deadline_s,
+        )
+        self._pins = OnDemand(self._driver, microscope)
         self._lock = threading.RLock()
-        self._is_open = False
-        self._waveform: Waveform | None = None
-        self._log = ExposureLog(0, 1.0)
-        self._galvo_v: float | None = None
-        self._last_count = ExposureCount(0, 0)
+        self._gate = threading.Lock()
+        self._asked_dark = self._made_dark = 0
+        self._capabilities: Capabilities | None = None
+        self._burst: PlayedBurst | None = None
+        self._last: PlayedBurst | None = None
+        self._lit = False
+
+    # ------------------------------------------------------------------ the device
 
     def open(self) -> None:
         """Reach the device, check it against the microscope and make it dark.
@@ -72,16 +93,60 @@ class NIDaq:
             that the microscope names.
         """
         with self._lock:
-            if self._is_open:
+            if self._capabilities is not None:
                 return
             self._driver.connect()
             try:
-                refuse_device(self._microscope, *self._driver.describe())
-                self._is_open = True
+                capabilities = self._driver.capabilities()
+                refuse_device(self._microscope, capabilities)
+                self._capabilities = capabilities
                 self.make_dark()
             except BaseException:
                 self._disconnect()
                 raise
+
+    def close(self) -> None:
+        """Make dark and let the device go. May be called twice."""
+        with self._lock:
+            try:
+                self.make_dark()
+            finally:
+                self._disconnect()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the device can do.
+
+        Raises
+        ------
+        DaqError
+            If it is not open.
+        """
+        if self._capabilities is None:
+            raise DaqError(f"{self._driver.device}: not open")
+        return self._capabilities
+
+    def refuse(self, waveform: Waveform) -> None:
+        """Raise unless the microscope and its open device can play ``waveform``.
+
+        Asks nothing of the device: at planning time this is free.
+
+        Raises
+        ------
+        DaqError
+        """
+        self._clocking(waveform)
+
+    def _disconnect(self) -> None:
+        self._capabilities = None
+        self._burst = None
+        self._driver.disconnect()
+
+    def _clocking(self, waveform: Waveform) -> Clocking:
+        refuse_waveform(waveform, self._microscope)
+        return clocking_of(waveform, self._microscope, self.capabilities)
+
+    # ------------------------------------------------------------------- one burst
 
     def arm(self, waveform: Waveform) -> None:
         """Play ``waveform`` on the coming edges; ready when this returns.
@@ -89,23 +154,31 @@ class NIDaq:
         Raises
         ------
         DaqError
-            If the waveform leaves the galvo's range or the microscope's lines, the
-            exposure-out line is not idle, or the board refuses. Everything is dark
-            and released then.
+            If the waveform leaves an output's range or the microscope's lines, the
+            exposure-out line is not idle, the board refuses, or `make_dark` was called
+            meanwhile. Everything is dark and released then.
         """
         with self._lock:
-            if not self._is_open:
-                raise DaqError(f"{self._daq.device}: not open")
-            refuse_waveform(waveform, self._microscope)
-            if self._waveform is not None:
+            self._driver.begin()
+            clocking = self._clocking(waveform)
+            if self._burst is not None:
                 self.make_dark()
-            self._log = ExposureLog(waveform.n_samples, waveform.period_ms)
-            self._last_count = ExposureCount(0, 0)
+            asked = self._asked_dark
+            self._refuse_if_overtaken(self._made_dark)
+            burst = PlayedBurst(
+                self._driver, self._microscope, waveform, clocking, self.capabilities
+            )
+            self._last = burst
             try:
                 self._refuse_busy_line()
-                self._ramp(float(waveform.initial_v[0]))
-                time.sleep(waveform.settle_ms / 1e3)
-                self._start_all(waveform)
+                self._prepare(waveform, asked)
+                self._burst, self._lit = burst, True
+                for start in burst.starts():
+                    self._refuse_if_overtaken(asked)
+                    start()
+                self._refuse_if_overtaken(asked)
+                self._pins.enable(True)
+                self._refuse_if_overtaken(asked)
             except BaseException as error:
                 try:
                     self.make_dark()
@@ -116,121 +189,160 @@ class NIDaq:
     def count(self) -> ExposureCount:
         """Exposures seen since ``arm``; after ``make_dark`` those of the last burst."""
         with self._lock:
-            if self._driver.has(EDGES):
-                generated = self._driver.generated
-                self._take_stock(min(generated(LASERS), generated(GALVO)))
-            return self._last_count
+            if self._burst is not None:
+                self._driver.begin()
+                return self._burst.look()
+            return ExposureCount(0, 0) if self._last is None else self._last.count
 
     def inputs(self) -> NDArray[np.float64]:
-        """Rows (frames, inputs) in volts that were recorded since the last call."""
-        return np.empty((0, len(self._daq.record)))
+        """Rows (frames, inputs) in volts that were recorded since the last call.
+
+        Up to the next `arm`, those of the last burst.
+
+        Raises
+        ------
+        DaqError
+            If this was called so rarely that samples are lost.
+        """
+        with self._lock:
+            if self._last is None:
+                return np.empty((0, len(self._microscope.daq.record)))
+            if self._burst is not None:
+                self._driver.begin()
+                self._burst.read_inputs()
+            return self._last.take_rows()
+
+    @contextmanager
+    def measure_exposures(self, n_exposures: int) -> Iterator[ExposureMeter]:
+        """Time both edges of the camera's exposures, all dark and nothing armed.
+
+        Start the camera within; `ExposureMeter.read` says how far it is.
+
+        Parameters
+        ----------
+        n_exposures : int
+            Expected; many more are taken as well.
+
+        Raises
+        ------
+        DaqError
+            If exposure-out is not idle, or the board detects no changes.
+        """
+        with self._lock:
+            self.make_dark()
+            self._refuse_busy_line()
+            meter = ExposureMeter(
+                self._driver, self._lock, self._microscope, self.capabilities
+            )
+            meter.start(n_exposures)
+        try:
+            yield meter
+        finally:
+            meter.stop()
+
+    # --------------------------------------------------------------------- darkness
+
+    @property
+    def light_possible(self) -> bool:
+        """Whether light may come: from `arm` until the lasers' lines were set to 0.
+
+        Asks nothing of the device and waits for nobody.
+        """
+        return self._lit
 
     def make_dark(self) -> None:
-        """Light off, then the galvo ramped to park. May be called at any time, twice.
+        """Light off, then the galvos ramped to park. May be called at any time, twice.
 
-        Every step is tried, whatever happened to those before.
+        Every step is tried, whatever happened to those before; what failed once is
+        tried again. `arm` in another thread fails.
 
         Raises
         ------
         DaqError
             The first that went wrong, once all has been tried.
         """
-        with self._lock:
-            if not self._is_open:
-                return
-            trial = Trial()
-            trial(lambda: self._write_enable(False))
-            played = trial(lambda: self._driver.generated(LASERS))
-            trial(lambda: self._driver.release(LASERS))
-            if not trial.succeeds(self._blank_lasers):
-                # the last resort: a reset takes every task of the device with it
-                trial(self._reset)
-                trial(self._blank_lasers)
-            trial(lambda: self._close_account(played))
-            for role in (GALVO, STAMPS, EDGES):
-                trial(partial(self._driver.release, role))
-            self._waveform = None
-            trial(lambda: self._ramp(self._galvo.park_v))
-            trial.finish()
-
-    def close(self) -> None:
-        """Make dark and let the device go. May be called twice."""
+        with self._gate:
+            self._asked_dark += 1
         with self._lock:
             try:
-                self.make_dark()
+                if self._capabilities is not None:
+                    self._driver.begin()
+                    self._go_dark()
             finally:
-                self._disconnect()
+                with self._gate:
+                    self._made_dark += 1
 
-    def _disconnect(self) -> None:
-        self._is_open = False
-        self._driver.disconnect()
+    def _go_dark(self) -> None:
+        """Light, then power, then galvos, and only then the books."""
+        trial, burst = Trial(), self._burst
+        trial(lambda: self._pins.enable(False), _PERSIST)
+        n_played: list[int | None] = []
+        if burst is not None:
+            n_played += [trial(partial(burst.tasks.generated, LASERS), _PERSIST)]
+            trial(partial(burst.tasks.release, LASERS))
+        self._driver.free_lost()
+        blanked = trial.succeeds(self._pins.blank_lasers, _PERSIST)
+        if not blanked:
+            # the last resort: a reset takes every task of the device with it
+            trial(self._reset)
+            blanked = trial.succeeds(self._pins.blank_lasers)
+        self._lit = not blanked
+        if burst is not None:
+            n_played += [self._stop_volts(burst, trial)]
+        trial(self._pins.drop_powers, _PERSIST)
+        trial(self._pins.park, _PERSIST)
+        if burst is not None:
+            self._close(burst, n_played, trial)
+        trial.finish()
 
-    def _refuse_busy_line(self) -> None:
-        terminal = self._exposure_out.terminal
-        level = self._driver.read_line(terminal)
-        if level == (self._exposure_out.polarity == "active_high"):
-            msg = (
-                f"{terminal} is {'high' if level else 'low'}: the camera exposes, or "
-                "camera.exposure_out.polarity is wrong"
-            )
+    def _stop_volts(self, burst: PlayedBurst, trial: Trial) -> int | None:
+        """Let the analog outputs go; return how many samples they have played."""
+        n_moved: int | None = 0
+        if burst.may_move:
+            n_moved = trial(partial(burst.tasks.generated, VOLTS), _PERSIST)
+            if n_moved is None:
+                self._pins.forget()
+            else:
+                self._pins.stand_at(burst.standing_v(n_moved))
+        trial(partial(burst.tasks.release, VOLTS))
+        return n_moved
+
+    def _close(
+        self, burst: PlayedBurst, n_played: list[int | None], trial: Trial
+    ) -> None:
+        """Keep what the burst has seen, and let the rest of its tasks go."""
+        self._burst = None
+        try:
+            if burst.may_move:
+                n_known = min((n for n in n_played if n is not None), default=0)
+                trial(lambda: burst.take_stock(n_known), _PERSIST)
+                trial(burst.read_inputs)
+        finally:
+            for role in burst.tasks.roles:
+                trial(partial(burst.tasks.release, role))
+
+    # ---------------------------------------------------------------- small things
+
+    def _refuse_if_overtaken(self, asked: int) -> None:
+        if self._asked_dark != asked:
+            msg = f"{self._driver.device}: made dark while it was being armed"
             raise DaqError(msg)
 
-    def _start_all(self, waveform: Waveform) -> None:
-        """Change detection last: no edge meets half an arrangement."""
-        self._waveform = waveform
-        driver, galvo, n_samples = self._driver, self._galvo, waveform.n_samples
-        clock = Clock(n_samples, waveform.max_rate_hz)
-        driver.stamp_edges(self._daq.counter, clock)
-        driver.play_lines(self._laser_lines, waveform.digital[:n_samples], clock)
-        volts = waveform.analog[:, :n_samples]
-        driver.play_voltage(galvo.channel, galvo.range_v, volts, clock)
-        driver.detect_edges(self._exposure_out.terminal)
-        self._write_enable(True)
+    def _refuse_busy_line(self) -> None:
+        """Raise if the camera exposes; where PFIs cannot be read, nobody knows."""
+        if self.capabilities.reads(self._microscope.camera.exposure_out.terminal):
+            self._pins.refuse_busy_line()
 
-    def _take_stock(self, n_played: int) -> None:
-        self._log.add(self._driver.new_stamps())
-        self._last_count = ExposureCount(
-            planned=n_played // 2,
-            total=self._log.exposures,
-            irregular=self._log.irregular,
-        )
-
-    def _close_account(self, played: int | None) -> None:
-        """Keep the burst's counts and where the galvo stands, before tasks close."""
-        if self._waveform is None or not self._driver.has(EDGES):
-            return  # nothing can have moved
-        waveform, self._galvo_v = self._waveform, None
-        steps = self._driver.generated(GALVO)
-        period = waveform.analog[0, : waveform.n_samples]
-        last = period[(steps - 1) % period.size]
-        self._galvo_v = float(last if steps else waveform.initial_v[0])
-        self._take_stock(steps if played is None else min(played, steps))
-
-    def _write_enable(self, level: bool) -> None:
-        if self._daq.laser_enable is not None:
-            what = f"{'raising' if level else 'dropping'} laser_enable"
-            self._driver.write_line(self._daq.laser_enable, level, what)
-
-    def _blank_lasers(self) -> None:
-        self._driver.lower_lines(self._laser_lines)
+    def _prepare(self, waveform: Waveform, asked: int) -> None:
+        """Bring all outputs to their first volts, and wait."""
+        first_v = zip(waveform.channels, waveform.initial_v.tolist(), strict=True)
+        self._pins.bring(dict(first_v), lambda: self._refuse_if_overtaken(asked))
+        end_s = time.monotonic() + waveform.settle_ms / 1e3
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._refuse_if_overtaken(asked)
+            time.sleep(min(left_s, 0.01))
 
     def _reset(self) -> None:
         # the outputs stand where the product's reset puts them, wherever that is
-        self._waveform = self._galvo_v = None
+        self._pins.forget()
         self._driver.reset()
-
-    def _ramp(self, target_v: float) -> None:
-        """Move the galvo on demand, no faster than its slew limit.
-
-        From an unknown voltage (nothing was written yet, or the board could not say
-        where the burst stopped) there is no ramp to compute: one step.
-        """
-        step_v = self._galvo.slew_v_per_ms * _STEP_MS
-        start_v = target_v if self._galvo_v is None else self._galvo_v
-        n_steps = max(1, int(np.ceil(abs(target_v - start_v) / step_v)))
-        path_v = np.linspace(start_v, target_v, n_steps + 1)[1:]
-        with self._driver.voltage(self._galvo.channel, self._galvo.range_v) as put_out:
-            for volts in path_v:
-                put_out(float(volts))
-                self._galvo_v = float(volts)
-                time.sleep(_STEP_MS / 1e3)

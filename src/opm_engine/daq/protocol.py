@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from opm_engine.daq.measuring import ExposureMeter
 
 
 class DaqError(RuntimeError):
@@ -112,6 +116,9 @@ class Daq(Protocol):
     def open(self) -> None:
         """Reach the device, check it against the microscope and make it dark."""
 
+    def refuse(self, waveform: Waveform) -> None:
+        """Raise if this board cannot play ``waveform``; asks nothing of the device."""
+
     def arm(self, waveform: Waveform) -> None:
         """Play ``waveform`` on the coming edges; ready when this returns.
 
@@ -123,6 +130,11 @@ class Daq(Protocol):
 
     def inputs(self) -> NDArray[np.float64]:
         """Rows (frames, inputs) in volts that were recorded since the last call."""
+
+    def measure_exposures(
+        self, n_exposures: int
+    ) -> AbstractContextManager[ExposureMeter]:
+        """Within, time the edges of exposures, all dark and nothing armed."""
 
     def make_dark(self) -> None:
         """Lasers off, power outputs 0 V, then the galvos ramped to park.

@@ -21,22 +21,23 @@ class Trial:
     def __init__(self) -> None:
         self._first: DaqError | None = None
 
-    def __call__(self, step: Callable[[], T]) -> T | None:
-        """Return what ``step`` returns, None if it failed."""
-        try:
-            return step()
-        except DaqError as error:
-            self._first = self._first or error
-            return None
+    def __call__(self, step: Callable[[], T], times: int = 1) -> T | None:
+        """Return what ``step`` returns, None if it failed each of ``times`` times."""
+        for _ in range(times):
+            try:
+                return step()
+            except DaqError as error:
+                self._first = self._first or error
+        return None
 
-    def succeeds(self, step: Callable[[], None]) -> bool:
-        """Whether ``step`` did what it should."""
-        try:
+    def succeeds(self, step: Callable[[], object], times: int = 1) -> bool:
+        """Whether ``step`` did what it should at one of ``times`` times."""
+
+        def done() -> bool:
             step()
-        except DaqError as error:
-            self._first = self._first or error
-            return False
-        return True
+            return True
+
+        return bool(self(done, times))
 
     def finish(self) -> None:
         """Raise the first error, if there was one."""

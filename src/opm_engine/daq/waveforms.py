@@ -1,17 +1,22 @@
-"""Arrays that the board plays: laser bits and galvo volts per camera edge.
+"""Arrays that the board plays: laser bits, galvo volts, laser powers over samples.
 
 Pure. Separate from ``nidaq`` so that what is played can be tested, drawn and compared
-without a board. Two samples per frame: index ``2 f`` at the start of frame ``f``'s
-exposure window, ``2 f + 1`` at its end, where the galvo leaves for the next plane.
+without a board. Motion comes from ``plan.paths``; here light and power join it. See
+`Waveform` for when a sample appears.
+
+Light is on in the samples of a frame that its channel's plan says, and nowhere else;
+with blanking off from the first of them in a run to the last. Every period ends dark.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opm_engine.daq.protocol import Waveform
+from opm_engine.plan import galvo_paths, period_runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,67 +41,99 @@ def burst_waveform(plan: ScanPlan, burst: Burst, microscope: Microscope) -> Wave
     Waveform
         One period; dark after its last sample.
     """
-    galvo = microscope.daq.galvo
-    planes_um, masks = _lit_frames(plan, burst)
-    volts = np.array([galvo.volts_at(offset_um) for offset_um in planes_um])
-    digital = _digital(masks, burst, blanking=plan.blanking)
-    analog = _analog(volts, burst)
-    n_samples = 2 * burst.n_frames
-    timings = [channel.timing for channel in plan.channels]
-    shortest_ms = min(min(t.window_ms, t.readout_ms) for t in timings)
+    paths = galvo_paths(plan, burst, microscope)
+    powers = _powers(plan, burst, microscope)
+    channel = plan.channels_of(burst)[0]
+    sampling, timing = channel.sampling, channel.timing
+    n_samples = sampling.samples_per_frame * burst.n_frames
+    analog = np.stack([*(path.volts for path in paths), *powers.values()])
+    fastest_ms = sampling.sample_ms
+    if sampling.samples_per_frame == 2:
+        fastest_ms = min(timing.window_ms, timing.readout_ms)
+    daq = microscope.daq
+    galvos = [daq.galvo] + ([daq.projection] if daq.projection else [])
     return Waveform(
-        digital=digital[:n_samples],
+        digital=_digital(plan, burst)[:n_samples],
         lines=tuple(laser.line for laser in microscope.lasers),
-        analog=analog[np.newaxis, :n_samples],
-        channels=(galvo.channel,),
-        initial_v=volts[:1],
-        settle_ms=galvo.settle_ms,
-        period_ms=plan.channels_of(burst)[0].timing.period_ms,
+        analog=analog[:, :n_samples],
+        channels=(*(path.channel for path in paths), *powers),
+        initial_v=np.array([path.initial_v for path in paths] + [0.0] * len(powers)),
+        settle_ms=max(galvo.settle_ms for galvo in galvos[: len(paths)]),
+        period_ms=timing.period_ms,
         n_samples=n_samples,
-        max_rate_hz=1000 / shortest_ms,
-        sample_ms=timings[0].window_ms,
+        max_rate_hz=1000 / fastest_ms,
+        sample_ms=sampling.sample_ms,
+        samples_per_frame=sampling.samples_per_frame,
     )
 
 
-def _lit_frames(
-    plan: ScanPlan, burst: Burst
-) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
-    """Scan offsets in µm and port values of one period's lit frames."""
-    one_per_run = "c" in plan.burst_axes and not plan.interleaved
-    n_runs = len(plan.channels) if one_per_run else 1
-    indices = [plan.index_of(burst, event) for event in range(n_runs * burst.n_lit)]
-    offsets_um = np.array([plan.offset_um(index["z"]) for index in indices])
-    bits = [1 << int(c.line.rpartition("line")[2]) for c in plan.channels]
-    masks = np.array([bits[index["c"]] for index in indices], dtype=np.uint32)
-    return offsets_um, masks
+def darkened(waveform: Waveform, microscope: Microscope) -> Waveform:
+    """Return the same motion without light: lines low, power outputs at 0 V."""
+    powers = {x.power_output.channel for x in microscope.lasers if x.power_output}
+    is_power = np.array([channel in powers for channel in waveform.channels])
+    return replace(
+        waveform,
+        digital=np.zeros_like(waveform.digital),
+        analog=np.where(is_power[:, np.newaxis], 0.0, waveform.analog),
+    )
 
 
-def _digital(
-    masks: NDArray[np.uint32], burst: Burst, *, blanking: bool
-) -> NDArray[np.uint32]:
-    """Laser bits: (frames,) -> (samples,) with dark flyback frames after each run."""
-    runs = masks.reshape(-1, burst.n_lit)
-    samples = np.zeros((len(runs), burst.n_lit + burst.n_dark, 2), np.uint32)
-    samples[:, : burst.n_lit, 0] = runs
-    if not blanking:
-        samples[:, : burst.n_lit - 1, 1] = runs[:, :-1]
-    return samples.ravel()
+def _channel_numbers(plan: ScanPlan, burst: Burst) -> NDArray[np.intp]:
+    """Channel of each lit frame of a period: (runs, n_lit)."""
+    n_runs = period_runs(plan, burst)
+    shape = n_runs, burst.n_lit
+    if "c" in burst.index:
+        return np.full(shape, burst.index["c"])
+    if plan.interleaved:
+        return np.broadcast_to(np.arange(burst.n_lit) % len(plan.channels), shape)
+    runs = np.arange(n_runs) % len(plan.channels)
+    return np.broadcast_to(runs[:, np.newaxis], shape)
 
 
-def _analog(volts: NDArray[np.float64], burst: Burst) -> NDArray[np.float64]:
-    """Galvo volts: (frames,) -> (samples,), stepping when the exposure window ends.
+def _shape(plan: ScanPlan, burst: Burst) -> tuple[int, int, int]:
+    """(runs, frames, samples) of a period."""
+    n_samples = plan.channels_of(burst)[0].sampling.samples_per_frame
+    return period_runs(plan, burst), burst.frames_per_run, n_samples
 
-    During flyback it returns in equal steps, one per edge, and rests for the last
-    frame at the start of the next run.
+
+def _lit(burst: Burst) -> slice:
+    """Lit frames of a run."""
+    return slice(burst.n_lead, burst.n_lead + burst.n_lit)
+
+
+def _digital(plan: ScanPlan, burst: Burst) -> NDArray[np.uint32]:
+    """Laser bits (samples,) uint32."""
+    numbers = _channel_numbers(plan, burst)
+    samples = np.zeros(_shape(plan, burst), np.uint32)
+    lit = samples[:, _lit(burst)]
+    for number, channel in enumerate(plan.channels):
+        bit = 1 << int(channel.line.rpartition("line")[2])
+        first, stop = channel.light if plan.blanking else (0, None)
+        lit[numbers == number, first:stop] = bit
+    if not plan.blanking:
+        lit[:, -1, channel.light[1] :] = 0
+    return np.asarray(samples.ravel())
+
+
+def _powers(
+    plan: ScanPlan, burst: Burst, microscope: Microscope
+) -> dict[str, NDArray[np.float64]]:
+    """Volts (samples,) of each power output that the plan uses, by analog channel.
+
+    On during the frames of its channel, from the start of each window on; 0 V in all
+    others and from the end of a run's last window on.
     """
-    runs = volts.reshape(-1, burst.n_lit)
-    samples = np.empty((len(runs), burst.n_lit + burst.n_dark, 2))
-    samples[:, : burst.n_lit, 0] = runs
-    samples[:, : burst.n_lit - 1, 1] = runs[:, 1:]
-    flat = samples.reshape(len(runs), -1)
-    n_steps = 2 * burst.n_dark
-    fraction = np.arange(1, n_steps + 1) / max(n_steps, 1)
-    last, following = runs[:, -1:], np.roll(runs[:, :1], -1, axis=0)
-    flat[:, 2 * burst.n_lit - 1 : -1] = last + fraction * (following - last)
-    flat[:, -1:] = following if burst.n_runs > 1 else last
-    return flat.ravel()
+    numbers = _channel_numbers(plan, burst)
+    n_window = plan.channels_of(burst)[0].sampling.n_window
+    lasers = {laser.name: laser for laser in microscope.lasers}
+    powers = {}
+    for number, channel in enumerate(plan.channels):
+        output = lasers[channel.name].power_output
+        if output is None:
+            continue
+        samples = np.zeros(_shape(plan, burst))
+        lit = samples[:, _lit(burst)]
+        lit[numbers == number] = output.full_v * plan.laser_power[channel.name] / 100
+        lit[:, -1, n_window:] = 0.0
+        powers[output.channel] = np.asarray(samples.ravel())
+    return powers

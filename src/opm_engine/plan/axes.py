@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from opm_engine.plan.model import AXES, Axis
+from opm_engine.plan.parts import AXES, Axis
 from opm_engine.plan.settings import PlanError
 
 if TYPE_CHECKING:
     import useq
+
+    from opm_engine.plan.modes import Mode
+    from opm_engine.plan.parts import PlannedChannel
 
 MAX_PLANES = 100_000
 MAX_EVENTS = 10**9
@@ -83,6 +86,27 @@ def plan_interval_s(sequence: useq.MDASequence) -> float:
         return 0.0
     interval: Any = getattr(sequence.time_plan, "interval", None)
     return float(interval.total_seconds())
+
+
+def plan_burst_axes(
+    axes: tuple[Axis, ...],
+    channels: tuple[PlannedChannel, ...],
+    interval_s: float,
+    mode: Mode,
+) -> tuple[Axis, ...]:
+    """Return the inner axes that one camera sequence covers.
+
+    Interleaved channels share it. Channels one after the other have one each, so that
+    presets may differ, unless gapless time points leave no room between them; then
+    nothing but the laser may change. A stage must return before each volume.
+    """
+    gapless = axes[:-2][-1:] == ("t",) and interval_s == 0 and mode != "stage"
+    alike = len({(c.timing.exposure_ms, c.z_offset_um) for c in channels}) == 1
+    if gapless and alike:
+        return axes[-3:]
+    if axes[-1] == "z" and len(channels) > 1:
+        return ("z",)
+    return axes[-2:]
 
 
 def _n_times(time_plan: Any) -> int:

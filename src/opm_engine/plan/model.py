@@ -12,126 +12,92 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from opm_engine.geometry import Geometry
+from opm_engine.plan.measured import as_measured
+from opm_engine.plan.modes import Mode
+from opm_engine.plan.parts import (
+    AXES,
+    Axis,
+    Burst,
+    CameraTiming,
+    Frozen,
+    PlannedChannel,
+    StageScan,
+)
 from opm_engine.plan.stream import ChannelInfo, PositionInfo, Stream
 
-Axis = Literal["t", "p", "c", "z"]
-AXES: tuple[Axis, ...] = ("t", "p", "c", "z")
-"""In the order of useq's own event index."""
+__all__ = ["AXES", "Axis", "Burst", "CameraTiming", "PlannedChannel", "ScanPlan"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CameraTiming(_Frozen):
-    """Timing of a rolling shutter with overlapped readout.
-
-    Attributes
-    ----------
-    exposure_ms : float
-        Of each row.
-    readout_ms : float
-        Rows times line time: the galvo moves in it, lasers are off.
-    period_ms : float
-        From frame to frame.
-    window_ms : float
-        In which all rows expose together: the light per frame.
-    """
-
-    exposure_ms: float
-    readout_ms: float
-    period_ms: float
-    window_ms: float
-
-
-class PlannedChannel(_Frozen):
-    """One channel: a laser, its exposure, its focus offset."""
-
-    name: str
-    group: str
-    line: str
-    colour: str
-    timing: CameraTiming
-    z_offset_um: float = 0.0
-
-
-class Burst(_Frozen):
-    """Frames of one camera sequence: ``n_runs`` runs of lit planes, dark ones between.
-
-    Attributes
-    ----------
-    index : dict
-        Outer axes that stay fixed, like ``{"t": 0, "p": 1}``.
-    first_event : int
-        Number of the burst's first event in the whole sequence.
-    n_lit, n_dark, n_runs : int
-        Lit frames of a run, dark flyback frames between two runs, runs.
-    """
-
-    index: dict[Axis, int]
-    first_event: int
-    n_lit: int
-    n_dark: int
-    n_runs: int
-
-    @property
-    def n_frames(self) -> int:
-        """Frames to ask of the camera, dark ones included."""
-        return self.n_runs * (self.n_lit + self.n_dark) - self.n_dark
-
-    @property
-    def n_events(self) -> int:
-        """Frames to yield."""
-        return self.n_runs * self.n_lit
-
-    def is_lit(self, frame: int) -> bool:
-        """Whether a frame belongs to an event; the others are flyback."""
-        return frame % (self.n_lit + self.n_dark) < self.n_lit
-
-
-class ScanPlan(_Frozen):
+class ScanPlan(Frozen):
     """A sequence as the microscope will play it.
 
     Attributes
     ----------
-    mode : {"galvo", "single"}
+    mode : {"galvo", "stage", "projection", "single"}
+    motion : {"stepped", "ramp"}
+        Of the galvo, in mode ``galvo``.
+    bidirectional : bool
+        Volumes of odd t are scanned backwards.
     blanking : bool
         Light only in the window in which all rows expose.
     laser_power : dict
         Laser name to percent.
+    pulse_ms : dict
+        Laser name to length of its pulse, as asked for; what is played is in
+        ``channels``.
     axes : tuple of {"t", "p", "c", "z"}
         Used axes, outermost first.
     burst_axes : tuple
         The innermost of them, which one camera sequence covers.
     channels, positions : tuple
+    cameras : tuple of str
+        Labels of the physical cameras, if there are several.
     n_times : int
     interval_s : float
     start_um, step_um : float
         Scan offset of the first plane and from plane to plane, signed, along the
-        coverslip.
+        coverslip; in mode ``stage`` relative to the stage position, along its axis.
+    rest_um : float
+        Scan offset at which the galvo rests in mode ``stage``, and of the centre of
+        ``range_um`` in mode ``projection``.
+    range_um : float
+        That one frame of mode ``projection`` covers.
+    shear_ratio : float
+        Shift of the image per scan offset in mode ``projection``; else 0.
+    n_lead : int
+        Dark frames before each run, in which galvo or stage gain speed.
     n_flyback : int
         Dark frames in which the galvo returns between gapless runs.
     geometry : Geometry
+    stage : StageScan, optional
+        Path of the stage in each burst of mode ``stage``.
     warnings : tuple of str
         What works but the user should know.
     """
 
-    mode: Literal["galvo", "single"]
+    mode: Mode
+    motion: Literal["stepped", "ramp"] = "stepped"
+    bidirectional: bool = False
     blanking: bool
     laser_power: dict[str, float]
+    pulse_ms: dict[str, float]
     axes: tuple[Axis, ...]
     burst_axes: tuple[Axis, ...]
     channels: tuple[PlannedChannel, ...]
     positions: tuple[PositionInfo, ...]
+    cameras: tuple[str, ...] = ()
     n_times: int
     interval_s: float
     start_um: float
     step_um: float
-    n_flyback: int
+    rest_um: float = 0.0
+    range_um: float = 0.0
+    shear_ratio: float = 0.0
+    n_lead: int = 0
+    n_flyback: int = 0
     geometry: Geometry
+    stage: StageScan | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -158,10 +124,56 @@ class ScanPlan(_Frozen):
     def duration_s(self) -> float:
         """Time that the camera exposes in a run; stages and board come on top."""
         mean_ms = sum(c.timing.period_ms for c in self.channels) / len(self.channels)
-        return self.n_events * mean_ms / 1000
+        burst = next(self.bursts())
+        n_frames = self.n_events / burst.n_events * burst.n_frames
+        return n_frames * mean_ms / 1000
+
+    @property
+    def n_cameras(self) -> int:
+        """Frames per exposure."""
+        return max(len(self.cameras), 1)
+
+    @property
+    def frames_per_plane(self) -> int:
+        """Channels that are acquired before the scan goes on."""
+        return len(self.channels) if self.interleaved else 1
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the scan moves while a plane is exposed."""
+        return self.mode == "stage" or self.motion == "ramp"
+
+    @property
+    def channel_offsets_um(self) -> tuple[float, ...]:
+        """By how much each channel's planes lie further along the scan; or empty.
+
+        Interleaved channels of a moving scan: channel c of C lies c / C of a step
+        further the way the scan moves; along Y that is the volume's scan direction.
+        """
+        n_channels = len(self.channels)
+        if not (self.is_moving and self.interleaved and n_channels > 1):
+            return ()
+        step_um = self.geometry.step_um
+        return tuple(c * step_um / n_channels for c in range(n_channels))
+
+    @property
+    def projected_pixel_um(self) -> tuple[float, float] | None:
+        """(Y, X) of the pixels in mode ``projection``: rows are px / r apart."""
+        if self.mode != "projection":
+            return None
+        pixel_um = self.geometry.pixel_size_um
+        return pixel_um / self.shear_ratio, pixel_um
+
+    def is_backward(self, t: int) -> bool:
+        """Whether the volume of a time point is scanned from its end."""
+        return self.bidirectional and t % 2 == 1
+
+    def plane_of(self, t: int, z: int) -> int:
+        """Which plane of the scan comes as the ``z``-th of a volume."""
+        return self.geometry.n_planes - 1 - z if self.is_backward(t) else z
 
     def offset_um(self, plane: int) -> float:
-        """Scan offset of a plane, in acquisition order."""
+        """Scan offset of a plane, numbered along the scan."""
         return self.start_um + plane * self.step_um
 
     def bursts(self) -> Iterator[Burst]:
@@ -182,6 +194,7 @@ class ScanPlan(_Frozen):
                 n_lit=n_lit,
                 n_dark=n_dark,
                 n_runs=n_runs,
+                n_lead=self.n_lead,
             )
 
     def channels_of(self, burst: Burst) -> tuple[PlannedChannel, ...]:
@@ -197,24 +210,58 @@ class ScanPlan(_Frozen):
             event, index[axis] = divmod(event, self.sizes[axis])
         return index
 
+    def measured(
+        self, *, period_ms: float, stage_speed_um_per_s: float | None = None
+    ) -> ScanPlan:
+        """Return the plan with what camera and stage turned out to do.
+
+        Parameters
+        ----------
+        period_ms : float
+            From frame to frame, at the exposure of the first channel.
+        stage_speed_um_per_s : float, optional
+            Constant speed that the controller took.
+
+        Returns
+        -------
+        ScanPlan
+            Timing, light and, in mode ``stage``, step, geometry and path follow.
+
+        Raises
+        ------
+        PlanError
+            If the period differs by more than 1 % from the planned one, or the speed
+            by more than 10 %.
+        """
+        return as_measured(self, period_ms, stage_speed_um_per_s)
+
     def stream(self) -> Stream:
         """Describe the planes that handlers will receive."""
         geometry = self.geometry
-        pixel = geometry.pixel_size_um
+        pixel_um = geometry.pixel_size_um
+        y_um, x_um = self.projected_pixel_um or (pixel_um, pixel_um)
+        z_um = 1.0 if self.projected_pixel_um else geometry.step_um
+        offsets_um = self.channel_offsets_um
         return Stream(
             kind="planes",
             shape=(geometry.n_rows, geometry.n_columns),
-            scale_um=(geometry.step_um, pixel, pixel),
+            scale_um=(z_um, y_um, x_um),
             n_planes=geometry.n_planes,
             n_times=self.n_times,
             interval_s=self.interval_s,
             channels=tuple(
                 ChannelInfo(
-                    name=channel.name,
+                    name=f"{channel.name} {camera}".rstrip(),
                     colour=channel.colour,
                     exposure_ms=channel.timing.exposure_ms,
                 )
                 for channel in self.channels
+                for camera in self.cameras or ("",)
             ),
             positions=self.positions,
+            n_cameras=self.n_cameras,
+            channel_offsets_um=tuple(
+                offset_um for offset_um in offsets_um for _ in range(self.n_cameras)
+            ),
+            bidirectional=self.bidirectional,
         )

@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opm_engine.geometry import EPSILON, Geometry
+from opm_engine.plan.motion import reach_v
 from opm_engine.plan.settings import PlanError
 
 if TYPE_CHECKING:
     import useq
 
     from opm_engine.config import Microscope
-    from opm_engine.plan.model import PlannedChannel
+    from opm_engine.plan.parts import PlannedChannel
 
 
-def plan_offsets(sequence: useq.MDASequence, mode: str) -> tuple[float, float, int]:
-    """Start and signed step of the scan in µm, and the number of planes."""
-    if mode == "single" or sequence.z_plan is None:
-        return 0.0, 0.0, 1
+def plan_offsets(
+    sequence: useq.MDASequence, rest_um: float
+) -> tuple[float, float, int]:
+    """Start and signed step of the scan in µm, and the number of planes.
+
+    Without a z plan there is one, at ``rest_um``.
+    """
+    if sequence.z_plan is None:
+        return rest_um, 0.0, 1
     if not sequence.z_plan.is_relative:
         msg = (
             f"z_plan: {type(sequence.z_plan).__name__} has absolute positions, which "
@@ -46,16 +52,18 @@ def plan_offsets(sequence: useq.MDASequence, mode: str) -> tuple[float, float, i
     return float(offsets_um[0]), round(step_um, 9), int(offsets_um.size)
 
 
-def refuse_volts(microscope: Microscope, first_um: float, last_um: float) -> None:
-    """Refuse offsets beyond the galvo driver's range."""
+def refuse_volts(
+    microscope: Microscope, offsets_um: tuple[float, ...], field: str
+) -> None:
+    """Refuse offsets beyond the galvo driver's range; ``field`` asked for them."""
     galvo = microscope.daq.galvo
     low, high = galvo.range_v
-    for offset_um in (first_um, last_um):
+    for offset_um in offsets_um:
         volts = galvo.volts_at(offset_um)
         if not low - EPSILON <= volts <= high + EPSILON:
             reach = [(v - galvo.offset_v) / galvo.volts_per_um for v in (low, high)]
             msg = (
-                f"z_plan: scan offset {offset_um:g} µm needs {volts:g} V, outside "
+                f"{field}: scan offset {offset_um:g} µm needs {volts:g} V, outside "
                 f"daq.galvo.range_v = [{low:g}, {high:g}] V; offsets from "
                 f"{min(reach):g} to {max(reach):g} µm can be reached"
             )
@@ -69,7 +77,7 @@ def refuse_unsettled(
     galvo = microscope.daq.galvo
     if not step_um:
         return
-    move_ms = abs(step_um * galvo.volts_per_um) / galvo.slew_v_per_ms + galvo.settle_ms
+    move_ms = galvo.move_ms(step_um * galvo.volts_per_um) + galvo.settle_ms
     for channel in channels:
         if move_ms > channel.timing.readout_ms:
             rows = math.ceil(move_ms * 1000 / microscope.camera.line_time_us)
@@ -85,31 +93,61 @@ def refuse_unsettled(
 def flyback_frames(
     microscope: Microscope, channels: tuple[PlannedChannel, ...], range_um: float
 ) -> int:
-    """Dark frames that the galvo needs to return and settle.
+    """Dark frames that a stepping galvo needs to return and settle.
 
-    It returns in equal steps, one per camera edge: no step may be larger than what it
-    can ramp before the next edge, and the last frame is for settling.
+    With two samples per frame it returns in equal steps, one per camera edge: each a
+    move from rest to rest that is done before the next edge; the last frame is for
+    settling too.
     """
     galvo = microscope.daq.galvo
     if not range_um:
         return 0
-    ramp_ms = abs(range_um * galvo.volts_per_um) / galvo.slew_v_per_ms
-    timings = [channel.timing for channel in channels]
-    shortest_ms = min(min(t.window_ms, t.readout_ms) for t in timings)
-    by_step = ramp_ms / (2 * shortest_ms)
-    by_time = (ramp_ms + galvo.settle_ms) / min(t.period_ms for t in timings)
-    return math.ceil(max(by_step, by_time) - EPSILON)
+    range_v = abs(range_um * galvo.volts_per_um)
+    n_frames = 1
+    for channel in channels:
+        timing = channel.timing
+        needed_ms = galvo.move_ms(range_v) + galvo.settle_ms
+        if channel.sampling.samples_per_frame == 2:
+            step_v = reach_v(galvo, min(timing.window_ms, timing.readout_ms))
+            n_frames = max(n_frames, math.ceil(range_v / (2 * step_v) - EPSILON))
+        else:
+            needed_ms += hold_ms(channel)
+        n_frames = max(n_frames, math.ceil(needed_ms / timing.period_ms - EPSILON))
+    return n_frames
+
+
+def hold_ms(channel: PlannedChannel) -> float:
+    """Time from the last sample of a frame to the next frame."""
+    sampling = channel.sampling
+    last_ms = (sampling.samples_per_frame - 1) * sampling.sample_ms
+    return channel.timing.period_ms - last_ms
 
 
 def plan_geometry(
-    microscope: Microscope, start_um: float, step_um: float, n_planes: int
+    microscope: Microscope,
+    mode: str,
+    offsets_um: tuple[float, float, int],
+    rest_um: float,
 ) -> Geometry:
-    """Geometry of the stack, signs of scan and camera resolved."""
-    described = microscope.geometry
+    """Geometry of the stack, signs of scan and camera resolved.
+
+    Parameters
+    ----------
+    microscope : Microscope
+    mode : str
+    offsets_um : (start, step, number of planes)
+        Of the galvo or, in mode ``stage``, of the stage.
+    rest_um : float
+        Scan offset of the galvo in mode ``stage``.
+    """
+    described, stage = microscope.geometry, microscope.scan_stage
+    start_um, step_um, n_planes = offsets_um
     _, _, n_columns, n_rows = microscope.camera.roi
+    sign, shift_um = described.scan_sign, 0.0
+    if mode == "stage" and stage is not None:
+        sign, shift_um = stage.scan_sign, described.scan_sign * rest_um
     ends_um = [
-        described.scan_sign * (start_um + plane * step_um)
-        for plane in (0, n_planes - 1)
+        shift_um + sign * (start_um + plane * step_um) for plane in (0, n_planes - 1)
     ]
     return Geometry(
         angle_deg=described.angle_deg,

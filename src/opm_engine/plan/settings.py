@@ -32,11 +32,11 @@ class ScanSettings(BaseModel):
     motion : {"stepped", "ramp"}
         Whether the galvo rests while a plane is exposed or moves at constant speed.
     bidirectional : bool
-        Gapless volumes alternate direction instead of flying back; the raw planes of
-        every second one are stored in the order in which they came.
+        Volumes of odd t are scanned backwards, so that gapless ones need no flyback;
+        their raw planes are stored in the order in which they came.
     offset_um : float
-        Scan offset of the plane of mode ``single``, and of the centre of mode
-        ``projection``.
+        Scan offset of the plane of mode ``single``, of the centre of mode
+        ``projection``, and at which the galvo rests in mode ``stage``.
     range_um : float, optional
         Scan range that one frame of mode ``projection`` covers.
     blanking : bool

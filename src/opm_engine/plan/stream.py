@@ -7,6 +7,7 @@ volumes that leave a deskew are described in the same words as planes from a cam
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,9 +124,14 @@ class Stream(BaseModel):
             If the stream has no such position.
         """
         p, g = index.get("p", 0), index.get("g", 0)
-        for number, position in enumerate(self.positions):
-            if (position.p, position.g) == (p, g):
-                channel = index.get("c", 0) * self.n_cameras + index.get("cam", 0)
-                return Place(index.get("t", 0), number, channel, index.get("z", 0))
-        msg = f"no position p={p}, g={g} in this stream"
-        raise IndexError(msg)
+        if (p, g) not in self._numbers:
+            msg = f"no position p={p}, g={g} in this stream"
+            raise IndexError(msg)
+        channel = index.get("c", 0) * self.n_cameras + index.get("cam", 0)
+        number = self._numbers[p, g]
+        return Place(index.get("t", 0), number, channel, index.get("z", 0))
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, int], int]:
+        """Number of the position at (p, g)."""
+        return {(x.p, x.g): number for number, x in enumerate(self.positions)}

@@ -1,31 +1,30 @@
-"""`Board`: a model of an NI X-series board, with cables.
+"""`Board`: a model of an NI board, with cables.
 
 Separate from its gRPC face: it knows tasks, clocks and pins, but neither protocol
 buffers nor `nidaqmx`. Tasks are driven by whoever speaks for the driver; cables
 (`drive`, the traces) by whoever simulates what is plugged in. It does not know what a
 camera or a laser is.
+
+Time is simulated: cables say when they change, software is stamped by the clock, and
+pulses that the board itself makes lie in a queue. Whoever comes next with a later time
+finds them done, each at its own time.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from opm_engine.simulation.board_tasks import (
-    CHANGE_DETECTION,
-    BoardError,
-    Kind,
-    State,
-    Task,
-    refuse_volts,
-)
+from opm_engine.simulation import board_rules as rules
+from opm_engine.simulation.board_errors import BoardError
+from opm_engine.simulation.board_tasks import Kind, State, Task
 from opm_engine.simulation.clock import SimClock
-from opm_engine.simulation.task_book import TaskBook
+from opm_engine.simulation.running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
-class Board(TaskBook):
+class Board(Running):
     """One board, its tasks and the levels of its pins. Thread-safe.
 
     Parameters
@@ -35,15 +34,12 @@ class Board(TaskBook):
     product : str
         Row of `products.PRODUCTS`.
     clock : SimClock, optional
-        Stamps what software writes.
+        Stamps what software does.
     history_s : float
         Simulated seconds that the traces remember.
 
     Attributes
     ----------
-    edge_filter : callable or None
-        ``(level, time_s) -> int``: how often the board sees an edge of a cable. 0 is
-        a missed edge, 2 a doubled one; None sees each once.
     power_up : dict
         Line → level after a reset; low if absent.
     """
@@ -57,7 +53,6 @@ class Board(TaskBook):
         history_s: float = 10.0,
     ) -> None:
         super().__init__(name, product, clock or SimClock(), history_s)
-        self.edge_filter: Callable[[bool, float], int] | None = None
         self.power_up: dict[str, bool] = {}
 
     def drive(self, terminal: str, level: bool, time_s: float) -> None:
@@ -73,13 +68,25 @@ class Board(TaskBook):
         """
         line = self._line(terminal)
         with self._lock:
-            now_s = self._stamp(time_s)
-            if level == bool(self._lines[line].value):
+            self._queue.run(time_s)
+            trace = self._lines[line]
+            if level == bool(trace.value):
                 return
-            self._lines[line].set(level, now_s)
-            seen = 1 if self.edge_filter is None else self.edge_filter(level, now_s)
-            for _ in range(seen):
-                self._signal(line, level, time_s, now_s)
+            now_s = self._stamp(time_s)
+            trace.set(level, now_s)
+            if line in self._widths_s:
+                self._debounce(line, level, time_s)
+            else:
+                self._see(line, level, time_s, now_s)
+            self._queue.run(time_s)  # pulses without a delay
+
+    # ------------------------------------------------------------ what software does
+
+    def current(self, name: str) -> Task:
+        """Look a task up as it is now."""
+        with self._lock:
+            self._queue.run(self._clock.now())
+            return self.task(name)
 
     def start(self, name: str) -> None:
         """Start from sample 0; nothing to do if it runs."""
@@ -89,17 +96,22 @@ class Board(TaskBook):
                 return
             task.refuse_start()
             self._reserve(task)
-            task.rewind(self._stamp(self._clock.now()))
-            task.state = State.RUNNING
+            self._begin(task, self._software_s())
 
     def stop(self, name: str) -> None:
         """Stop; outputs keep their level. A committed task keeps its resources."""
         with self._lock:
-            task = self.task(name)
+            task = self.current(name)
             error, task.error = task.error, 0
             self._halt(task)
             if error:
                 raise BoardError(error)
+
+    def release(self, name: str) -> None:
+        """Stop and give all resources back; the task can be started again."""
+        with self._lock:
+            self.current(name)
+            super().release(name)
 
     def write(
         self, name: str, samples: Sequence[Sequence[float]], *, auto_start: bool
@@ -116,23 +128,27 @@ class Board(TaskBook):
             if any(len(sample) != len(task.pins) for sample in samples):
                 raise BoardError(-200524)
             if task.kind is Kind.AO:
-                refuse_volts(samples, self.product)
+                rules.refuse_volts(samples, self.product)
             if task.clock is not None:
                 self._fill(task, samples, auto_start)
                 return len(samples)
+            if self._locked & set(task.pins):
+                raise BoardError(-200678)
             if task.state is not State.RUNNING:
                 if not auto_start:
                     raise BoardError(-200846)
                 self.start(name)
-            now_s = self._stamp(self._clock.now())
+            now_s = self._software_s()
+            traces = self._volts if task.kind is Kind.AO else self._lines
             for sample in samples:
-                self._put_out(task, sample, now_s)
+                for pin, value in zip(task.pins, sample, strict=True):
+                    traces[pin].set(value, now_s)
             return len(samples)
 
     def read_levels(self, name: str) -> list[bool]:
         """Levels of a digital task's lines now, as an on-demand read sees them."""
         with self._lock:
-            task = self.task(name)
+            task = self.current(name)
             if task.state is not State.RUNNING:
                 self._reserve(task)
                 self._halt(task)
@@ -148,7 +164,7 @@ class Board(TaskBook):
             if task.clock is not None:
                 return self.read_counts(name, 1)[0]
             self.start(name)
-            return task.count_at(self._stamp(self._clock.now()))
+            return task.count_at(self._software_s())
 
     def read_counts(self, name: str, wanted: int) -> list[int]:
         """Take the oldest samples out of a clocked counter's buffer; -1 takes all.
@@ -160,25 +176,60 @@ class Board(TaskBook):
             (nothing is waited for), the task's own error if it has failed.
         """
         with self._lock:
-            task = self.task(name)
-            if task.clock is None:
+            if self.task(name).clock is None:
                 raise BoardError(-200452, "A counter without a sample clock.")
-            self.start(name)
-            if task.error:
-                raise BoardError(task.error)
-            n_samples = len(task.unread) if wanted < 0 else wanted
-            if n_samples > len(task.unread):
-                raise BoardError(-200284)
-            return [task.unread.popleft() for _ in range(n_samples)]
+            return self._take(name, wanted)
+
+    def read_volts(self, name: str, wanted: int) -> list[tuple[float, ...]]:
+        """Take the oldest samples of analog inputs, one per row; -1 takes all.
+
+        Starts the task if it does not run. Without a clock the inputs are sampled
+        now.
+
+        Raises
+        ------
+        BoardError
+            -200284 if there are fewer samples (nothing is waited for), the task's own
+            error if it has failed.
+        """
+        with self._lock:
+            task = self.task(name)
+            if task.clock is not None:
+                return self._take(name, wanted)
+            if task.state is not State.RUNNING:
+                self._reserve(task)
+                self._halt(task)
+            now_s = self._software_s()
+            return [self._volts_in(task, now_s) for _ in range(abs(wanted))]
+
+    def reset_watchdog(self, name: str) -> None:
+        """Start a watchdog's time anew; -200644 if it has expired."""
+        with self._lock:
+            watchdog = self.watchdog(name)
+            if watchdog.expired:
+                raise BoardError(-200644)
+            if watchdog.due_s is not None:
+                self._arm(watchdog, self._software_s())
+
+    def clear_expiration(self, name: str) -> None:
+        """Unlock the lines of an expired watchdog; they keep their level.
+
+        The timer stands still until the task is stopped and started.
+        """
+        with self._lock:
+            self.watchdog(name).expired = False
+            self._locked.clear()
+            self._rewire()
 
     def reset(self) -> None:
         """Abort every task, outputs to what the product does after a reset."""
         with self._lock:
-            now_s = self._stamp(self._clock.now())
+            now_s = self._software_s()
             for task in self._tasks.values():
                 task.committed = False
                 task.samples = []
                 self._halt(task)
+            self._locked = set()
             for line, trace in self._lines.items():
                 if line.startswith("port0/") or line in self.power_up:
                     trace.set(self.power_up.get(line, False), now_s)
@@ -189,6 +240,8 @@ class Board(TaskBook):
     def _fill(
         self, task: Task, samples: Sequence[Sequence[float]], auto_start: bool
     ) -> None:
+        if task.kind not in (Kind.AO, Kind.DO):
+            raise BoardError(-200452, "Nothing to write to.")
         if task.state is State.RUNNING:
             raise BoardError(-200479)
         self.commit(task.name)
@@ -196,25 +249,10 @@ class Board(TaskBook):
         if auto_start:
             self.start(task.name)
 
-    def _signal(self, source: str, rising: bool, time_s: float, now_s: float) -> None:
-        changed = False
-        for task in self._tasks.values():
-            if task.state is not State.RUNNING:
-                continue
-            if task.kind is Kind.CI:
-                task.see(source, rising, time_s)
-            elif task.kind is Kind.DI:
-                changed |= not task.done and task.detects(source, rising)
-            else:
-                sample = task.next_sample(source, rising)
-                if sample is not None:
-                    self._put_out(task, sample, now_s)
-        if changed:
-            # the event is a pulse: both of its edges count
-            self._signal(CHANGE_DETECTION, True, time_s, now_s)
-            self._signal(CHANGE_DETECTION, False, time_s, now_s)
-
-    def _put_out(self, task: Task, sample: Sequence[float], time_s: float) -> None:
-        traces = self._volts if task.kind is Kind.AO else self._lines
-        for pin, value in zip(task.pins, sample, strict=True):
-            traces[pin].set(value, time_s)
+    def _take(self, name: str, wanted: int) -> list[Any]:
+        self.start(name)
+        task = self.current(name)
+        n_samples = task.waiting if wanted < 0 else wanted
+        if n_samples > task.waiting:
+            raise BoardError(-200284)
+        return [task.unread.popleft() for _ in range(n_samples)]

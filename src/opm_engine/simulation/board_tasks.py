@@ -1,7 +1,7 @@
 """What a DAQmx task is to the board model: channels, timing, samples, state.
 
 Separate from `board` because a task is plain data that is checked alone; it knows no
-other task and moves no pin. `BoardError` carries NI's own codes.
+other task and moves no pin.
 """
 
 from __future__ import annotations
@@ -10,74 +10,24 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
+from opm_engine.simulation.board_errors import BoardError
 from opm_engine.simulation.products import TIMEBASES_HZ
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from opm_engine.simulation.products import Product
+from opm_engine.simulation.watchdog import Watchdog
 
 CHANGE_DETECTION = "changedetectionevent"
-
-ERRORS = {
-    -50103: "The specified resource is reserved.",
-    -89136: "Specified route cannot be satisfied: the hardware does not support it.",
-    -200040: "Source terminal to be routed could not be found on the device.",
-    -200077: "Requested value is not a supported value for this property.",
-    -200088: "Task specified is invalid or does not exist.",
-    -200089: "Task name is already in use.",
-    -200170: "Physical channel specified does not exist on this device.",
-    -200220: "Device identifier is invalid.",
-    -200222: "Acquisition has been stopped to prevent an input buffer overwrite.",
-    -200229: "Buffer is too small to fit the read data.",
-    -200284: "Some or all of the samples requested have not yet been acquired.",
-    -200290: "Generation has been stopped to prevent regeneration of old samples.",
-    -200452: "Specified property is not applicable to the task.",
-    -200462: "Generation cannot be started: nothing was written to the buffer.",
-    -200478: "Specified operation cannot be performed on a task without channels.",
-    -200479: "Specified operation cannot be performed while the task is running.",
-    -200524: "Write cannot be performed: the number of channels does not match.",
-    -200560: "Wait until done did not indicate that the task was done in time.",
-    -200561: "Attempted writing analog data that is too large or too small.",
-    -200587: "Digital lines are reserved or unavailable.",
-    -200609: "Generation cannot be started: the output buffer size is too small.",
-    -200846: "Write cannot be performed: the task is not running, auto start is off.",
-    -201086: "Attribute is not modelled by this board.",
-}
-
-
-class BoardError(Exception):
-    """What the driver answers when it refuses.
-
-    Attributes
-    ----------
-    code : int
-        NI's status code.
-    """
-
-    def __init__(self, code: int, detail: str = "") -> None:
-        self.code = code
-        super().__init__(" ".join(filter(None, (error_text(code), detail))))
-
-
-def error_text(code: int) -> str:
-    """Return the driver's sentence for a status code."""
-    return ERRORS.get(code, f"The driver reported status {code}.")
 
 
 class Kind(Enum):
     """What a task's channels are; the values are NI's channel types."""
 
+    AI = 10100
+    AO = 10102
     DI = 10151
     DO = 10153
-    AO = 10102
     CI = 10131
+    CO = 10132
 
 
 class State(Enum):
@@ -96,7 +46,7 @@ class Channel:
     ----------
     name : str
     pins : tuple of str
-        Lines of a digital channel; else the one analog output or counter.
+        Lines of a digital channel; else the one analog channel or counter.
     """
 
     name: str
@@ -120,16 +70,98 @@ class SampleClock:
     Attributes
     ----------
     source : str
-        Port line or ``CHANGE_DETECTION``; empty for a change detection task.
+        Signal whose edges play or take samples; empty for a change detection task
+        and for a counter's pulses.
     rising : bool
         Edge of ``source`` that counts.
     samples : int or None
-        Finite number of samples; None goes on until stopped.
+        Finite number of samples or pulses; None goes on until stopped.
+    rate_hz : float
+    onboard : bool
+        Whether the task itself makes the edges of ``source``.
     """
 
     source: str
     rising: bool
     samples: int | None
+    rate_hz: float = 0.0
+    onboard: bool = False
+
+
+@dataclass
+class Pulse:
+    """Shape of a counter's pulses.
+
+    Attributes
+    ----------
+    delay_s : float
+        From start or trigger to the first pulse.
+    low_s, high_s : float
+    idles_high : bool
+        Whether a pulse is low for ``low_s`` on a line that is else high.
+    delay_again : bool or None
+        Whether later triggers wait for ``delay_s`` too; if not, for the time between
+        two pulses. None is the driver's default: only single pulses do (X Series User
+        Manual, "Retriggerable Pulse or Pulse Train Generation").
+    """
+
+    delay_s: float
+    low_s: float
+    high_s: float
+    idles_high: bool = False
+    delay_again: bool | None = None
+
+    @property
+    def period_s(self) -> float:
+        """From pulse to pulse."""
+        return self.low_s + self.high_s
+
+    @property
+    def width_s(self) -> float:
+        """Of the active phase."""
+        return self.low_s if self.idles_high else self.high_s
+
+    def wait_s(self, retriggered: bool, n_pulses: int | None) -> float:
+        """Time from a trigger to the first pulse that answers it."""
+        again = n_pulses == 1 if self.delay_again is None else self.delay_again
+        if retriggered and not again:
+            return self.period_s - self.width_s
+        return self.delay_s
+
+
+@dataclass
+class Trigger:
+    """Edge that starts a task; without a source software does.
+
+    Attributes
+    ----------
+    source : str
+        Signal.
+    rising, retriggerable : bool
+    delay_s : float
+        From the edge to the first sample of an onboard clock.
+    """
+
+    source: str = ""
+    rising: bool = True
+    retriggerable: bool = False
+    delay_s: float = 0.0
+
+
+@dataclass
+class Gate:
+    """Level that pauses a task's own pulses or clock; without a source none does."""
+
+    source: str = ""
+    when_high: bool = True
+
+
+@dataclass
+class Filter:
+    """Debouncing of one of a task's terminals."""
+
+    enabled: bool = False
+    width_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -139,7 +171,17 @@ class Task:
     name: str
     kind: Kind | None = None
     channels: list[Channel] = field(default_factory=list)
+    ranges_v: list[tuple[float, float]] = field(default_factory=list)
     clock: SampleClock | None = None
+    watchdog: Watchdog | None = None
+    pulse: Pulse | None = None
+    trigger: Trigger = field(default_factory=Trigger)
+    gate: Gate = field(default_factory=Gate)
+    line_filter: Filter = field(default_factory=Filter)
+    trigger_filter: Filter = field(default_factory=Filter)
+    gate_filter: Filter = field(default_factory=Filter)
+    clock_filter: Filter = field(default_factory=Filter)
+    count_filter: Filter = field(default_factory=Filter)
     state: State = State.IDLE
     committed: bool = False
     samples: list[tuple[float, ...]] = field(default_factory=list)
@@ -150,17 +192,27 @@ class Task:
     falling_lines: frozenset[str] = frozenset()
     input_buffer: int | None = None
     acquired: int = 0
-    unread: deque[int] = field(default_factory=deque)
+    unread: deque[Any] = field(default_factory=deque)
     counted: int = 0
     initial_count: int = 0
     source: str = ""
     counts_rising: bool = True
+    count_bits: int = 32
     started_s: float = 0.0
+    allowed: float = math.inf
+    triggered: bool = False
+    needs_extra_edge: bool = False
+    had_extra_edge: bool = False
 
     @property
     def pins(self) -> tuple[str, ...]:
-        """All lines, outputs or counters, in the order of a sample."""
+        """All lines, analog channels or counters, in the order of a sample."""
         return tuple(pin for channel in self.channels for pin in channel.pins)
+
+    @property
+    def reads(self) -> bool:
+        """Whether its samples go into the computer."""
+        return self.kind in (Kind.DI, Kind.CI, Kind.AI)
 
     @property
     def done(self) -> bool:
@@ -169,16 +221,11 @@ class Task:
             return True
         if self.clock is None or self.clock.samples is None:
             return False
-        reads = self.kind in (Kind.DI, Kind.CI)
-        return (self.acquired if reads else self.generated) >= self.clock.samples
-
-    def resources(self) -> set[str]:
-        """What nobody else may hold while this task is committed or runs."""
-        held = set(self.pins)
-        # each counter has a sample clock of its own
-        if self.clock is not None and self.kind not in (None, Kind.CI):
-            held.add(f"{self.kind.name} timing engine")
-        return held
+        if self.trigger.retriggerable and self.trigger.source:
+            return False
+        if self.needs_extra_edge and not self.had_extra_edge:
+            return False
+        return (self.acquired if self.reads else self.generated) >= self.clock.samples
 
     @property
     def waiting(self) -> int:
@@ -188,8 +235,8 @@ class Task:
         return len(self.unread)
 
     def refuse_start(self) -> None:
-        """Raise if a buffered generation has nothing sensible to play."""
-        if not self.channels:
+        """Raise if there is nothing to do, or nothing sensible to play."""
+        if not self.channels and self.watchdog is None:
             raise BoardError(-200478)
         if self.kind not in (Kind.DO, Kind.AO) or self.clock is None:
             return
@@ -204,15 +251,23 @@ class Task:
         self.counted = self.initial_count
         self.unread.clear()
         self.started_s = now_s
+        self.triggered = self.had_extra_edge = False
+        self.allowed = 0.0
+        if not self.trigger.source:
+            self.let_go()
 
-    def _is_clocked_by(self, source: str, rising: bool) -> bool:
-        if self.clock is None or self.done:
-            return False
-        return (self.clock.source, self.clock.rising) == (source, rising)
+    def let_go(self) -> None:
+        """Allow the samples that follow a start or a trigger."""
+        samples = self.clock.samples if self.clock is not None else None
+        self.allowed += math.inf if samples is None else samples
+        self.triggered = True
 
-    def next_sample(self, source: str, rising: bool) -> tuple[float, ...] | None:
-        """Sample that an edge puts out; None if the outputs stay as they are."""
-        if not self._is_clocked_by(source, rising):
+    def next_sample(self) -> tuple[float, ...] | None:
+        """Sample that an edge of the clock plays, if any."""
+        if self.error:
+            return None
+        if self.generated >= self.allowed:
+            self.had_extra_edge = True
             return None
         if not self.regenerates and self.generated >= len(self.samples):
             self.error = -200290
@@ -221,30 +276,20 @@ class Task:
         self.generated += 1
         return sample
 
-    def see(self, source: str, rising: bool, time_s: float) -> None:
-        """Count an edge, or sample the count at it, whatever it is to this counter."""
-        if (self.source, self.counts_rising) == (source, rising):
-            self.counted += 1
-        if not self._is_clocked_by(source, rising):
-            return
+    def accepts(self) -> bool:
+        """Whether an edge of the clock takes a sample; a full buffer fails the task."""
+        if self.error or self.acquired >= self.allowed:
+            return False
         if len(self.unread) >= (self.input_buffer or 0):
             # nobody reads: rather than lose a sample, the task stops
             self.error = -200222
-            return
+            return False
         self.acquired += 1
-        self.unread.append(self.count_at(time_s))
+        return True
 
-    def count_at(self, time_s: float) -> int:
-        """Edges counted by ``time_s``, those of a timebase included; 32 bits."""
-        ticks = 0
-        if self.source in TIMEBASES_HZ:
-            elapsed_s = time_s - self.started_s
-            ticks = math.floor(elapsed_s * TIMEBASES_HZ[self.source])
-        return (self.counted + ticks) % 2**32
-
-    def detects(self, line: str, rising: bool) -> bool:
+    def detects(self) -> bool:
         """Whether an edge makes a change detection event; fills the input buffer."""
-        if line not in (self.rising_lines if rising else self.falling_lines):
+        if self.error or self.acquired >= self.allowed:
             return False
         if self.input_buffer != 0 and self.acquired >= (self.input_buffer or 1000):
             # nobody reads: the full buffer stops the task, and with it the clock
@@ -253,52 +298,10 @@ class Task:
         self.acquired += 1
         return True
 
-
-def lines_of_words(
-    words: NDArray[np.uint32], lines: tuple[str, ...]
-) -> list[list[bool]]:
-    """Unpack port values: bit *i* is line *i* of the port.
-
-    Parameters
-    ----------
-    words : ndarray, (P,) uint32
-    lines : tuple of str
-        Lines of one channel.
-
-    Returns
-    -------
-    list of list of bool
-        (P, len(lines)).
-    """
-    bits = np.array([int(line.rpartition("line")[2]) for line in lines], np.uint32)
-    levels = (words[:, None] >> bits) & 1
-    return levels.astype(bool).tolist()  # type: ignore[no-any-return]
-
-
-def default_buffer(rate_hz: float) -> int:
-    """Samples that the driver's input buffer holds if nobody wants more."""
-    steps = ((100, 1_000), (10_000, 10_000), (1_000_000, 100_000))
-    return next((size for fastest, size in steps if rate_hz <= fastest), 1_000_000)
-
-
-def refuse_clock(
-    task: Task, product: Product, rate_hz: float, samples: int | None
-) -> None:
-    """Raise unless the board can clock these channels at this rate."""
-    fastest_hz = product.max_rate_hz
-    if task.kind is Kind.AO:
-        fastest_hz = product.ao_max_rate_hz
-    if not 0 < rate_hz <= fastest_hz:
-        raise BoardError(-200077, f"SampClk.Rate = {rate_hz}")
-    if samples is not None and samples < 1:
-        raise BoardError(-200077, f"SampQuant.SampPerChan = {samples}")
-    if task.kind is Kind.DO and any("port0/" not in pin for pin in task.pins):
-        raise BoardError(-200452, "Only port0 can be clocked.")
-
-
-def refuse_volts(samples: Sequence[Sequence[float]], product: Product) -> None:
-    """Raise if the outputs cannot reach one of the voltages."""
-    low_v, high_v = product.ao_range_v
-    for sample in samples:
-        if not all(low_v <= volts <= high_v for volts in sample):
-            raise BoardError(-200561, f"{tuple(sample)}")
+    def count_at(self, time_s: float) -> int:
+        """Edges counted by ``time_s``, those of a timebase included."""
+        ticks = 0
+        if self.source in TIMEBASES_HZ:
+            elapsed_s = time_s - self.started_s
+            ticks = math.floor(elapsed_s * TIMEBASES_HZ[self.source])
+        return (self.counted + ticks) % (1 << self.count_bits)

@@ -8,31 +8,28 @@ camera interface, but neither board nor specimen.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pymmcore_plus.experimental.unicore import CameraDevice
 
+from opm_engine.simulation.camera_properties import ExposureSettings
 from opm_engine.simulation.sensor import SensorRun
-from opm_engine.simulation.shutter import ExposureOutKind, RollingShutter
+from opm_engine.simulation.shutter import RollingShutter
+from opm_engine.simulation.trigger import TriggerLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
     from opm_engine.simulation.cables import Cables
     from opm_engine.simulation.clock import SimClock
-    from opm_engine.simulation.imaging import Field, Imaging
-
-    Roi = tuple[int, int, int, int]
-
-TRIGGER_SOURCE = "TriggerSource"
-KIND = "ExposureOutKind"
-POLARITY = "ExposureOutPolarity"
+    from opm_engine.simulation.imaging import Imaging, Roi
+    from opm_engine.simulation.sensor import Frame
 
 
 class SimulatedCamera(CameraDevice):
@@ -42,15 +39,19 @@ class SimulatedCamera(CameraDevice):
     ----------
     imaging : Imaging
         What a frame shows.
-    cables : Cables
-        Where exposure-out goes.
+    cables : Cables or None
+        Where exposure-out goes; None if it is not plugged in.
     clock : SimClock
     terminal : str
         Board input that exposure-out is wired to.
     line_time_us : float
-    look : callable
-        ``look(roi)`` returns the `Field` at this moment.
+    trigger : TriggerLine
+        What is wired to its trigger input.
     sensor_shape : (rows, columns)
+    make : str
+        Whose property names it has: a key of `PROFILES`.
+    sensor : int
+        Which image of an exposure is its own.
 
     Attributes
     ----------
@@ -61,13 +62,15 @@ class SimulatedCamera(CameraDevice):
     def __init__(
         self,
         imaging: Imaging,
-        cables: Cables,
+        cables: Cables | None,
         clock: SimClock,
         *,
         terminal: str,
         line_time_us: float,
-        look: Callable[[Roi], Field],
+        trigger: TriggerLine,
         sensor_shape: tuple[int, int] = (512, 1024),
+        make: str = "demo",
+        sensor: int = 0,
     ) -> None:
         super().__init__()
         self._imaging = imaging
@@ -75,8 +78,10 @@ class SimulatedCamera(CameraDevice):
         self._clock = clock
         self._terminal = terminal
         self._line_time_s = line_time_us * 1e-6
-        self._look = look
+        self._trigger = trigger
+        self._sensor = sensor
         self._sensor_shape = sensor_shape
+        self._values: dict[str, str] = {}
         self._exposure_lines = 1
         self._latest_s = 0.0
         self._run: SensorRun | None = None
@@ -85,25 +90,19 @@ class SimulatedCamera(CameraDevice):
         self.stall_after: int | None = None
         self.clear_roi()
         self.set_exposure(10.0)
-        self._register_properties()
+        self._register_properties(make)
 
-    def _register_properties(self) -> None:
-        choices = {
-            TRIGGER_SOURCE: ("Internal", "External"),
-            KIND: ("AllRows", "FirstRow", "AnyRow"),
-        }
-        for name, allowed in choices.items():
+    def _register_properties(self, make: str) -> None:
+        self._settings = ExposureSettings(make)
+        for name, allowed in self._settings.allowed().items():
+            self._values[name] = allowed[0]
             self.register_property(
-                name, default_value=allowed[0], allowed_values=allowed
+                name,
+                allowed_values=allowed,
+                property_type=str,
+                getter=partial(SimulatedCamera._get, name=name),
+                setter=partial(SimulatedCamera._set, name=name),
             )
-        self._polarity = "ActiveLow"
-        self.register_property(
-            POLARITY,
-            allowed_values=("ActiveLow", "ActiveHigh"),
-            property_type=str,
-            getter=SimulatedCamera._get_polarity,
-            setter=SimulatedCamera._set_polarity,
-        )
         self.register_property(
             "FrameInterval",
             property_type=float,
@@ -144,12 +143,12 @@ class SimulatedCamera(CameraDevice):
     def _get_frame_interval(self) -> float:
         return self.timing().period_s * 1e3
 
-    def _get_polarity(self) -> str:
-        return self._polarity
+    def _get(self, name: str) -> str:
+        return self._values[name]
 
-    def _set_polarity(self, value: str) -> None:
+    def _set(self, value: str, name: str) -> None:
         self._end_trailing_exposures()
-        self._polarity = value
+        self._values[name] = value
         self._drive(False, self._clock.now())
 
     def shape(self) -> tuple[int, int]:
@@ -195,24 +194,27 @@ class SimulatedCamera(CameraDevice):
         get_buffer: Callable[[Sequence[int], DTypeLike], NDArray[Any]],
     ) -> Iterator[Mapping[str, str]]:
         """Expose from now on; the first ``n`` frames are handed over."""
+        return deliver(self.expose(n), n, get_buffer, lambda _: [(self._sensor, {})])
+
+    def expose(self, n: int | None) -> SensorRun:
+        """Expose from now on; the run hands over the first ``n`` exposures."""
         self.stop_exposing()
-        region = self._roi
         run = SensorRun(
             self.timing(),
             self._imaging,
             self._clock,
-            look=lambda: self._look(region),
+            roi=self._roi,
             drive=self._drive,
-            kind=cast("ExposureOutKind", self.get_property_value(KIND)),
+            kind=self._settings.kind(self._values),
             wanted=n,
             last=1 if self._snapping else self.stall_after,
             not_before_s=self._latest_s,
-            triggered=self.get_property_value(TRIGGER_SOURCE) == "External",
+            trigger=self._waits_for(),
         )
         with self._run_lock:
             self._run = run
             run.start()
-        return _deliver(run, n, get_buffer)
+        return run
 
     def stop_exposing(self) -> None:
         """Stop at once; exposure-out goes idle. May be called twice."""
@@ -241,29 +243,51 @@ class SimulatedCamera(CameraDevice):
             raise RuntimeError(msg)
         self.stop_exposing()
 
+    def _waits_for(self) -> TriggerLine | None:
+        mode = self._settings.mode(self._values)
+        if mode == "free":
+            return None
+        # Nothing is wired to what triggers single frames.
+        return self._trigger if mode == "start" else TriggerLine()
+
     def _drive(self, active: bool, time_s: float) -> None:
         self._latest_s = time_s
-        level = active == (self._polarity == "ActiveHigh")
-        self._cables.drive(self._terminal, level, time_s)
+        level = active == self._settings.active_high(self._values)
+        if self._cables is not None:
+            self._cables.drive(self._terminal, level, time_s)
 
 
-def _deliver(
+def deliver(
     run: SensorRun,
     n: int | None,
     get_buffer: Callable[[Sequence[int], DTypeLike], NDArray[Any]],
+    taken_from: Callable[[Frame], Iterable[tuple[int, Mapping[str, str]]]],
 ) -> Iterator[Mapping[str, str]]:
-    """Copy frames into MMCore's buffer until ``n`` are through or the camera stops."""
+    """Copy images into MMCore's buffer until ``n`` are through or the camera stops.
+
+    Parameters
+    ----------
+    run : SensorRun
+    n : int, optional
+        Images; None: all.
+    get_buffer : callable
+        MMCore's.
+    taken_from : callable
+        Frame → (sensor, tags) of each image that is taken from it.
+    """
+    taken = 0
     try:
-        for taken in itertools.count(1):
-            frame = run.frames.take()
-            if frame is None:
-                return
-            get_buffer(frame.image.shape, frame.image.dtype)[:] = frame.image
-            if taken == n:
-                run.frames.close()  # MMCore drops the generator without a word
-            yield {
-                "FrameNumber": str(frame.number),
-                "ExposureStart_ms": f"{frame.start_s * 1e3:.6f}",
-            }
+        while (frame := run.frames.take()) is not None:
+            for sensor, tags in taken_from(frame):
+                image = frame.images[sensor]
+                get_buffer(image.shape, image.dtype)[:] = image
+                taken += 1
+                if taken == n:
+                    run.frames.close()  # MMCore drops the generator without a word
+                yield {
+                    "FrameNumber": str(frame.number),
+                    "ExposureStart_ms": f"{frame.start_s * 1e3:.6f}",
+                    **tags,
+                }
     finally:
         run.frames.close()

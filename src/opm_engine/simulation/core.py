@@ -7,6 +7,7 @@ tell the camera to stop, a ring that holds whole frames, a clean end. Knows no e
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,21 @@ from opm_engine.simulation.camera import SimulatedCamera
 from opm_engine.simulation.devices import (
     SimulatedFocus,
     SimulatedLasers,
+    SimulatedO3,
     SimulatedShutter,
-    SimulatedXYStage,
     ready_property,
 )
-from opm_engine.simulation.imaging import Field, Imaging
+from opm_engine.simulation.imaging import Imaging
+from opm_engine.simulation.multi_camera import SimulatedMultiCamera
+from opm_engine.simulation.scan_stage import SimulatedXYStage
+from opm_engine.simulation.scene import Scene
 from opm_engine.simulation.specimen import Optics, Specimen
+from opm_engine.simulation.trigger import TriggerLine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from pymmcore_plus.experimental.unicore import CameraDevice
 
     from opm_engine.config import Microscope
@@ -42,12 +50,17 @@ class SimulatedCore(UniMMCore):
 
     Attributes
     ----------
-    simulated_camera : SimulatedCamera
+    simulated_cameras : tuple of SimulatedCamera
+    simulated_stage : SimulatedXYStage
+    simulated_o3 : SimulatedO3 or None
         Set by :func:`simulated_core`.
     """
 
-    simulated_camera: SimulatedCamera | None = None
+    simulated_cameras: tuple[SimulatedCamera, ...] = ()
+    simulated_stage: SimulatedXYStage | None = None
+    simulated_o3: SimulatedO3 | None = None
     _ring_mb = DEFAULT_RING_MB
+    _snapped: Sequence[NDArray[Any]] = ()
 
     def stopSequenceAcquisition(self, cameraLabel: str | None = None) -> None:
         """Stop the camera first, else its generator blocks the core for 2 s."""
@@ -80,21 +93,55 @@ class SimulatedCore(UniMMCore):
         # MMCore's callback thread must not meet a dying interpreter.
         pymmcore.CMMCore.registerCallback(self, None)
 
+    @property
+    def simulated_camera(self) -> SimulatedCamera | None:
+        """The camera that is wired to the board; None before there is one."""
+        return self.simulated_cameras[0] if self.simulated_cameras else None
+
     def _stop_camera(self) -> None:
-        if self.simulated_camera is not None:
-            self.simulated_camera.stop_exposing()
+        for camera in self.simulated_cameras:
+            camera.stop_exposing()
+
+    # -------------------------------------------------- several cameras as one
+
+    def _multi_camera(self) -> SimulatedMultiCamera | None:
+        camera = self._py_camera()
+        return camera if isinstance(camera, SimulatedMultiCamera) else None
+
+    def getNumberOfCameraChannels(self) -> int:
+        """How many images each exposure gives."""
+        multi = self._multi_camera()
+        return len(multi.labels) if multi else super().getNumberOfCameraChannels()
+
+    def getCameraChannelName(self, channelNr: int) -> str:
+        """Label of one of several cameras, or of the camera."""
+        multi = self._multi_camera()
+        return multi.labels[channelNr] if multi else self.getCameraDevice()
+
+    def getImage(self, *args: Any, **kwargs: Any) -> Any:
+        """The image that was snapped; of the first camera, or that of a number."""
+        if self._multi_camera() and args and self._snapped:
+            return self._snapped[args[0]]
+        return super().getImage(*args, **kwargs)
 
     def _do_snap_image(self) -> None:
-        if self.simulated_camera is None:
-            super()._do_snap_image()
-            return
-        with self.simulated_camera.snapping():
-            super()._do_snap_image()
+        with ExitStack() as snapping:
+            for camera in self.simulated_cameras:
+                snapping.enter_context(camera.snapping())
+            if multi := self._multi_camera():
+                self._snapped = multi.snap()
+                self._current_image_buffer = self._snapped[0]
+            else:
+                super()._do_snap_image()
+
+    # ------------------------------------------------------------------- ring
 
     def _start_sequence(
         self, cam: CameraDevice, n_images: int | None, stop_on_overflow: bool
     ) -> None:
         self._fit_ring()  # the region may have changed
+        if n_images is not None:
+            n_images *= self.getNumberOfCameraChannels()
         super()._start_sequence(cam, n_images, stop_on_overflow)
 
     def _fit_ring(self) -> None:
@@ -132,39 +179,59 @@ def simulated_core(
     """
     # It needs no device adapters; asked for none, pymmcore-plus logs an error.
     core = SimulatedCore(mm_path=str(Path(__file__).parent))
-    lasers = SimulatedLasers(microscope.laser_names)
-    stage, focus = SimulatedXYStage(), SimulatedFocus()
-
-    def look(roi: tuple[int, int, int, int]) -> Field:
-        stage_um = (*stage.get_position_um(), focus.get_position_um())
-        return Field(roi, stage_um, lasers.brightness())
-
-    camera = SimulatedCamera(
-        Imaging(microscope, cables, specimen or demo_specimen(microscope)),
-        cables,
-        clock,
-        terminal=microscope.camera.exposure_out.terminal,
-        line_time_us=microscope.camera.line_time_us,
-        look=look,
-        sensor_shape=_sensor_shape(microscope),
-    )
-    devices: dict[str, Any] = {
-        microscope.camera.label: camera,
-        XY_STAGE: stage,
-        FOCUS: focus,
-        SHUTTER: SimulatedShutter(),
-        LASERS: lasers,
-    }
+    trigger = TriggerLine()
+    stage = SimulatedXYStage(clock, trigger, microscope.scan_stage)
+    focus, lasers = SimulatedFocus(), SimulatedLasers(microscope.laser_names)
+    in_beams = [laser.shutter for laser in microscope.lasers if laser.shutter]
+    shutters = {label: SimulatedShutter(clock) for label in (SHUTTER, *in_beams)}
+    o3 = SimulatedO3() if microscope.remote_focus else None
+    scene = Scene(microscope, stage, focus, lasers, shutters, o3)
+    specimen = specimen or demo_specimen(microscope)
+    imaging = Imaging(microscope, cables, specimen, scene)
+    cameras = _cameras(microscope, imaging, cables, clock, trigger)
+    xy_stage = microscope.scan_stage.label if microscope.scan_stage else XY_STAGE
+    devices: dict[str, Any] = {**cameras, xy_stage: stage, FOCUS: focus, **shutters}
+    devices[LASERS] = lasers
+    if microscope.camera.sensors:
+        devices[microscope.camera.label] = SimulatedMultiCamera(cameras)
+    if microscope.remote_focus:
+        devices[microscope.remote_focus.stage] = o3
     for label, device in devices.items():
         core.loadPyDevice(label, device)
     core.initializeAllDevices()
     core.setCameraDevice(microscope.camera.label)
-    core.setXYStageDevice(XY_STAGE)
+    core.setXYStageDevice(xy_stage)
     core.setFocusDevice(FOCUS)
     core.setShutterDevice(SHUTTER)
-    core.simulated_camera = camera
+    core.simulated_cameras = tuple(cameras.values())
+    core.simulated_stage, core.simulated_o3 = stage, o3
     _define_configs(core, microscope)
     return core
+
+
+def _cameras(
+    microscope: Microscope,
+    imaging: Imaging,
+    cables: Cables,
+    clock: SimClock,
+    trigger: TriggerLine,
+) -> dict[str, SimulatedCamera]:
+    """The physical cameras by label; only the first is wired to the board."""
+    camera = microscope.camera
+    return {
+        label: SimulatedCamera(
+            imaging,
+            None if sensor else cables,
+            clock,
+            terminal=camera.exposure_out.terminal,
+            line_time_us=camera.line_time_us,
+            trigger=trigger,
+            sensor_shape=_sensor_shape(microscope),
+            make=camera.profile or "demo",
+            sensor=sensor,
+        )
+        for sensor, label in enumerate(camera.devices)
+    }
 
 
 def demo_specimen(microscope: Microscope) -> Specimen:

@@ -1,11 +1,12 @@
-"""Stages, shutter and laser unit of the simulated microscope.
+"""Focus stages, shutters and laser unit of the simulated microscope.
 
-Separate from camera and core because they are only remembered numbers: they move at
-once and never fail. They know neither board nor specimen.
+Separate from camera, scanning stage and core because they are only remembered numbers:
+they move at once and never fail. They know neither board nor specimen.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from pymmcore_plus import FocusDirection
@@ -13,42 +14,19 @@ from pymmcore_plus.experimental.unicore import (
     GenericDevice,
     ShutterDevice,
     StageDevice,
-    XYStageDevice,
 )
+
+from opm_engine.simulation.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
 
-class SimulatedXYStage(XYStageDevice):
-    """Moves the sample in x and y."""
+    from opm_engine.simulation.clock import SimClock
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._position_um = (0.0, 0.0)
-
-    def get_position_um(self) -> tuple[float, float]:
-        """Position (x, y)."""
-        return self._position_um
-
-    def set_position_um(self, x: float, y: float) -> None:
-        """Move there at once."""
-        self._position_um = float(x), float(y)
-
-    def set_origin_x(self) -> None:
-        """Call the present position x = 0."""
-        self._position_um = 0.0, self._position_um[1]
-
-    def set_origin_y(self) -> None:
-        """Call the present position y = 0."""
-        self._position_um = self._position_um[0], 0.0
-
-    def home(self) -> None:
-        """Move to (0, 0)."""
-        self._position_um = 0.0, 0.0
-
-    def stop(self) -> None:
-        """Nothing moves for long."""
+HISTORY_S = 10.0
 
 
 class SimulatedFocus(StageDevice):
@@ -82,20 +60,63 @@ class SimulatedFocus(StageDevice):
         """Nothing moves for long."""
 
 
-class SimulatedShutter(ShutterDevice):
-    """The lamp's shutter; lasers do not pass it."""
+class SimulatedO3(SimulatedFocus):
+    """Moves the tertiary objective along its axis.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    focus_um : float
+        Where the image is sharp; tests displace it.
+    reached_um : (low, high)
+        How far it has been sent either way.
+    """
+
+    def __init__(self, focus_um: float = 0.0) -> None:
         super().__init__()
-        self._open = False
+        self.focus_um = focus_um
+        self.reached_um = (0.0, 0.0)
+
+    @property
+    def defocus_um(self) -> float:
+        """Distance from the focus."""
+        return self.get_position_um() - self.focus_um
+
+    def set_position_um(self, val: float) -> None:
+        """Move there at once."""
+        super().set_position_um(val)
+        low, high = self.reached_um
+        self.reached_um = min(low, float(val)), max(high, float(val))
+
+
+class SimulatedShutter(ShutterDevice):
+    """A shutter that remembers when it was open.
+
+    Parameters
+    ----------
+    clock : SimClock
+    """
+
+    def __init__(self, clock: SimClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._tracing = threading.Lock()
+        self._open = Trace(0.0, HISTORY_S)
 
     def get_open(self) -> bool:
         """Whether it is open."""
-        return self._open
+        return bool(self._open.value)
 
     def set_open(self, open: bool) -> None:  # noqa: A002 - MMCore's name
         """Open or close it."""
-        self._open = bool(open)
+        with self._tracing:
+            self._open.set(float(open), self._clock.now())
+
+    def trace(
+        self, start_s: float, end_s: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """When it was open (1) and when not (0), like a trace of a cable."""
+        with self._tracing:
+            return self._open.between(start_s, end_s)
 
 
 class SimulatedLasers(GenericDevice):

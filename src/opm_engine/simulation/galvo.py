@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opm_engine.simulation.render import follow_galvo
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -47,10 +49,12 @@ class GalvoResponse:
         omega = 2 * math.pi * natural_hz
         self._decay = damping * omega
         self._omega = omega * math.sqrt(1 - damping**2)
-        self._omega_squared = omega**2
-        self.time_s = time_s
-        self._position_v = volts
-        self._speed_v_per_s = 0.0
+        self._state = float(time_s), float(volts), 0.0
+
+    @property
+    def time_s(self) -> float:
+        """How far it has been followed."""
+        return self._state[0]
 
     def positions(self, trace: Trace, times_s: ArrayLike) -> NDArray[np.float64]:
         """Positions at some times, as the volts that would hold the galvo there.
@@ -60,7 +64,7 @@ class GalvoResponse:
         trace : (times, volts)
             Steps of the drive from ``self.time_s`` on; the first value holds there.
         times_s : (T,) float64
-            Not before ``self.time_s``.
+            Ascending, from ``self.time_s`` on; earlier ones count as that.
 
         Returns
         -------
@@ -68,42 +72,19 @@ class GalvoResponse:
         """
         times = np.asarray(times_s, dtype=np.float64)
         found = np.empty_like(times)
-        for begin, end, volts, state in self._segments(trace, times.max(initial=0.0)):
-            inside = (times >= begin) & (times <= end)
-            found[inside] = self._propagate(state, volts, times[inside] - begin)[0]
+        self._follow(trace, times, found)
         return found
 
     def advance(self, trace: Trace, time_s: float) -> None:
         """Move the state on to ``time_s``, driven by ``trace``."""
-        for begin, end, volts, state in self._segments(trace, time_s):
-            position, speed = self._propagate(state, volts, np.array([end - begin]))
-            self.time_s = end
-            self._position_v, self._speed_v_per_s = float(position[0]), float(speed[0])
+        if time_s > self.time_s:
+            self._state = self._follow(trace, np.array([time_s]), np.empty(1))
 
-    def _segments(
-        self, trace: Trace, until_s: float
-    ) -> list[tuple[float, float, float, tuple[float, float]]]:
-        """Return (begin, end, volts, state at begin) of each constant stretch."""
-        state = (self._position_v, self._speed_v_per_s)
-        segments = []
-        begins = np.maximum(trace[0], self.time_s)
-        ends = np.minimum(np.append(begins[1:], np.inf), until_s)
-        for begin, end, volts in zip(begins, ends, trace[1], strict=True):
-            if end < begin or (end == begin and end != until_s):
-                continue
-            segments.append((float(begin), float(end), float(volts), state))
-            position, speed = self._propagate(state, volts, np.array([end - begin]))
-            state = float(position[0]), float(speed[0])
-        return segments
-
-    def _propagate(
-        self, state: tuple[float, float], volts: float, elapsed_s: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Closed solution of x'' + 2 d x' + w0^2 (x - volts) = 0, underdamped."""
-        away, speed = state[0] - volts, state[1]
-        fading = np.exp(-self._decay * elapsed_s)
-        cos = np.cos(self._omega * elapsed_s)
-        sin = np.sin(self._omega * elapsed_s) / self._omega
-        position = volts + fading * (away * cos + (speed + self._decay * away) * sin)
-        pull = self._decay * speed + self._omega_squared * away
-        return position, fading * (speed * cos - pull * sin)
+    def _follow(
+        self, trace: Trace, times: NDArray[np.float64], found: NDArray[np.float64]
+    ) -> tuple[float, float, float]:
+        drive = trace[0], np.asarray(trace[1], dtype=np.float64)
+        state: tuple[float, float, float] = follow_galvo(
+            *drive, self._state, self._decay, self._omega, times, found
+        )
+        return state

@@ -6,16 +6,21 @@ messages, but not how they travel.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opm_engine.simulation.board_tasks import BoardError, lines_of_words
+from opm_engine.simulation.board_errors import BoardError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from opm_engine.simulation.board import Board
 
 _GROUP_BY_CHANNEL = 0
+_POLL_S = 0.002
+_FOR_EVER_S = 60.0
 
 
 def _columns(request: Any, flat: Any, channels: int) -> Any:
@@ -26,6 +31,27 @@ def _columns(request: Any, flat: Any, channels: int) -> Any:
     if request.data_layout_raw == _GROUP_BY_CHANNEL:
         return array.reshape(channels, samples).T
     return array.reshape(samples, channels)
+
+
+def lines_of_words(
+    words: NDArray[np.uint32], lines: tuple[str, ...]
+) -> list[list[bool]]:
+    """Unpack port values: bit *i* is line *i* of the port.
+
+    Parameters
+    ----------
+    words : ndarray, (P,) uint32
+    lines : tuple of str
+        Lines of one channel.
+
+    Returns
+    -------
+    list of list of bool
+        (P, len(lines)).
+    """
+    bits = np.array([int(line.rpartition("line")[2]) for line in lines], np.uint32)
+    levels = (words[:, None] >> bits) & 1
+    return levels.astype(bool).tolist()  # type: ignore[no-any-return]
 
 
 def write_volts(board: Board, request: Any) -> dict[str, Any]:
@@ -102,15 +128,64 @@ def read_one_word(board: Board, request: Any) -> dict[str, Any]:
 
 def read_count(board: Board, request: Any) -> dict[str, Any]:
     """Read a counter once."""
+    if board.task(request.task.name).clock is not None:
+        _wait_for(board, request, 1)
     return {"value": board.read_count(request.task.name)}
 
 
 def read_counts(board: Board, request: Any) -> dict[str, Any]:
     """Read the buffer of a clocked counter."""
-    wanted = request.num_samps_per_chan
-    if wanted < 0:
-        wanted = board.task(request.task.name).waiting
+    task = board.task(request.task.name)
+    wanted = _wanted(board, request)
     if wanted > request.array_size_in_samps:
         raise BoardError(-200229)
+    if task.clock is not None:
+        _wait_for(board, request, wanted)
     counts = board.read_counts(request.task.name, wanted)
     return {"read_array": counts, "samps_per_chan_read": len(counts)}
+
+
+def read_volts(board: Board, request: Any) -> dict[str, Any]:
+    """Read analog inputs: the buffer of a clocked task, else now."""
+    task = board.task(request.task.name)
+    wanted = _wanted(board, request)
+    if wanted * len(task.channels) > request.array_size_in_samps:
+        raise BoardError(-200229)
+    if task.clock is not None:
+        _wait_for(board, request, wanted)
+    rows = board.read_volts(request.task.name, wanted)
+    volts = np.array(rows, np.float64).reshape(len(rows), len(task.channels))
+    if request.fill_mode_raw == _GROUP_BY_CHANNEL:
+        volts = volts.T
+    return {"read_array": volts.ravel().tolist(), "samps_per_chan_read": len(rows)}
+
+
+def read_one_voltage(board: Board, request: Any) -> dict[str, Any]:
+    """Read one analog input once."""
+    if len(board.task(request.task.name).channels) != 1:
+        raise BoardError(-200524)
+    if board.task(request.task.name).clock is not None:
+        _wait_for(board, request, 1)
+    return {"value": board.read_volts(request.task.name, 1)[0][0]}
+
+
+def _wanted(board: Board, request: Any) -> int:
+    """Samples to read: all that are there, of a finite task all there will be."""
+    wanted = int(request.num_samps_per_chan)
+    if wanted >= 0:
+        return wanted
+    task = board.current(request.task.name)
+    if task.clock is None:
+        return 1
+    return task.waiting if task.clock.samples is None else task.clock.samples
+
+
+def _wait_for(board: Board, request: Any, wanted: int) -> None:
+    """Start the task and wait until its samples are there, or the time is over."""
+    board.start(request.task.name)
+    timeout_s = request.timeout if request.timeout >= 0 else _FOR_EVER_S
+    deadline = time.monotonic() + timeout_s
+    while board.current(request.task.name).waiting < wanted:
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_POLL_S)

@@ -1,113 +1,134 @@
 """`Imaging`: what the sensor sees during one frame.
 
-Between cables and pixels: laser lines become pulses of light, galvo volts become sheet
-positions, and every row integrates what shines while it exposes. Separate from the
-camera, which knows when frames start but not what is in them. Knows no MMCore.
+Between cables and pixels: laser lines become pulses of light, galvo volts and stage
+positions become sheet positions, and every row integrates what shines while it exposes.
+Separate from the camera, which knows when frames start but not what is in them. Knows
+no MMCore.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from opm_engine.simulation.galvo import GalvoResponse
-from opm_engine.simulation.render import digitise
+from opm_engine.simulation.lights import Lights
+from opm_engine.simulation.mirror import Mirror
+from opm_engine.simulation.render import blurred, digitise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from opm_engine.config import Microscope
     from opm_engine.simulation.cables import Cables
-    from opm_engine.simulation.galvo import Trace
+    from opm_engine.simulation.scene import Scene
     from opm_engine.simulation.shutter import RollingShutter
     from opm_engine.simulation.specimen import Visible
 
     Light = NDArray[np.float32]
-
-RISE_S = 20e-6
-"""A laser's power grows linearly for so long; it falls at once."""
+    Roi = tuple[int, int, int, int]
 
 READ_NOISE_E = 1.4
-MEMORY_S = 20e-3
-"""How far back the galvo's drive is looked at when the camera starts."""
+STILL_UM = 0.1
+"""An image that moves less than this during a pulse stands still."""
 
-STILL_UM = 0.01
-"""A sheet that moves less than this during a pulse stands still."""
+SHEET_STILL_UM = 0.2
+"""A light sheet that moves less than this along its normal stands still."""
 
-FINEST_S = 5e-6
-"""Pulses are not split below this."""
+MOST_PARTS = 2048
+"""Into so many parts a pulse is split at most."""
 
+SPLIT = 0.5
+"""Share of a sensor's light that the next one gets."""
 
-@dataclass(frozen=True)
-class Pulse:
-    """One laser's light, from when it was switched on until it was switched off."""
-
-    on_s: float
-    off_s: float
-
-    def light_s(self, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Light given until ``time_s``, in seconds of full power."""
-        shone = np.clip(time_s, self.on_s, self.off_s) - self.on_s
-        rising = np.minimum(shone, RISE_S)
-        return shone - rising + rising**2 / (2 * RISE_S)
+DEFOCUS_BLUR = 0.4
+"""Blur (sigma) per distance of O3 from its focus."""
 
 
-@dataclass(frozen=True)
-class Field:
-    """Which part of the sensor is read, and where the stages stand.
+class View(NamedTuple):
+    """What one plane shows, in µm.
 
     Attributes
     ----------
-    roi : (x, y, width, height)
-    stage_um : (x, y, z)
-    brightness : (n_lasers,) tuple of float
-        Share of each laser's full power.
+    offset_um : float
+        Where the light sheet is along +Y, galvo and scanning stage together.
+    shift_um : float
+        By how much the image is shifted towards larger rows.
+    origin_um : (x, y, z)
+        Sample coordinates of the field.
+    defocus_um : float
     """
 
-    roi: tuple[int, int, int, int]
-    stage_um: tuple[float, float, float]
-    brightness: tuple[float, ...]
+    offset_um: float
+    shift_um: float
+    origin_um: tuple[float, float, float]
+    defocus_um: float
 
 
 class Imaging:
     """Light path and sensor of the simulated microscope.
 
+    Shift of the image. The projection galvo shifts the image on the camera along its
+    rows by ``shift_um = (volts - offset_v) / volts_per_um`` of sample: light of sample
+    row s falls on row ``s + shift_um / pixel``, counted along +Z, before rows are
+    flipped. So with ``shift_um = d / cos(angle)`` at scan offset d, what lies in the
+    sheet at (Y, Z) always falls on row ``Y / (pixel cos(angle))``: a projection along
+    the coverslip's normal. (The out-of-focus rim of a bead still moves while the sheet
+    passes through it, by tan(angle) sin(angle) per µm of scan.)
+
     Parameters
     ----------
     microscope : Microscope
     cables : Cables
-        Where laser lines and galvo volts are read.
+        Where laser lines, power outputs and galvo volts are read.
     specimen : Visible
+    scene : Scene
+        Stages, shutters and O3.
+
+    Several sensors see the same plane behind a beam splitter: each gets `SPLIT` of the
+    light of the one before it.
     """
 
     def __init__(
-        self, microscope: Microscope, cables: Cables, specimen: Visible
+        self,
+        microscope: Microscope,
+        cables: Cables,
+        specimen: Visible,
+        scene: Scene,
     ) -> None:
         self._microscope = microscope
-        self._cables = cables
         self._specimen = specimen
+        self._scene = scene
+        self._lights = Lights(microscope, cables, scene)
+        self._galvo = Mirror(microscope.daq.galvo, cables)
+        projection = microscope.daq.projection
+        self._shifter = Mirror(projection, cables) if projection else None
+        self._mirrors = [m for m in (self._galvo, self._shifter) if m is not None]
+        theta = math.radians(microscope.geometry.angle_deg)
+        self._sin, self._cos = math.sin(theta), math.cos(theta)
         simulation = microscope.simulation
         noisy = simulation is not None and simulation.noise
         self._rng = np.random.default_rng(simulation.seed if simulation else 0)
         # Drawing from a table at random offsets is far cheaper than fresh numbers.
         count = 2**19 + 7 if noisy else 0
         self._noise = self._rng.standard_normal(count, dtype=np.float32)
-        self._galvo = GalvoResponse()
         # Compile now: later it would hold the clock back by a second.
         self._digitise(specimen.plane(0.0, 0, (0.0, 0.0, 0.0), (8, 8)))
+        blurred(np.zeros((8, 8), dtype=np.float32), 1.0)
+        for mirror in self._mirrors:
+            mirror.um(np.zeros(1))
 
     def begin(self, time_s: float) -> None:
-        """Let the galvo follow what it was told before the camera starts."""
-        since_s = max(0.0, time_s - MEMORY_S)
-        trace = self._volts(since_s, time_s)
-        self._galvo = GalvoResponse(since_s, float(trace[1][0]))
-        self._galvo.advance(trace, time_s)
+        """Let the galvos follow what they were told before the camera starts."""
+        for mirror in self._mirrors:
+            mirror.begin(time_s)
 
     def frame(
-        self, shutter: RollingShutter, start_s: float, field: Field
-    ) -> NDArray[np.uint16]:
+        self, shutter: RollingShutter, start_s: float, roi: Roi
+    ) -> tuple[NDArray[np.uint16], ...]:
         """Expose one frame; frames are asked for in order of time.
 
         Parameters
@@ -115,91 +136,123 @@ class Imaging:
         shutter : RollingShutter
         start_s : float
             When the first row starts to integrate.
-        field : Field
+        roi : (x, y, width, height)
+            Part of the sensor that is read.
 
         Returns
         -------
-        ndarray, (rows, columns) uint16
+        tuple of ndarray, (rows, columns) uint16
+            One image per sensor.
         """
         end_s = start_s + shutter.integration_s
-        volts = self._volts(self._galvo.time_s, end_s)
+        for mirror in self._mirrors:
+            mirror.look(end_s)
+        light = np.zeros((roi[3], roi[2]), dtype=np.float32)
+        for laser in range(len(self._microscope.lasers)):
+            self._expose(laser, shutter, start_s, roi, light)
+        for mirror in self._mirrors:
+            mirror.advance(start_s + shutter.period_s)
+        sensors = range(1, len(self._microscope.camera.devices))
+        split = (np.float32(SPLIT**k) * light for k in sensors)
+        return tuple(self._digitise(seen) for seen in (light, *split))
+
+    def _expose(
+        self,
+        laser: int,
+        shutter: RollingShutter,
+        start_s: float,
+        roi: Roi,
+        light: Light,
+    ) -> None:
+        """Add what one laser lights; ``light`` is (rows, columns), in counts."""
+        end_s = start_s + shutter.integration_s
         starts_s = shutter.row_starts(start_s)
-        light = np.zeros((field.roi[3], field.roi[2]), dtype=np.float32)
-        for laser, brightness in enumerate(field.brightness):
-            for pulse in self._pulses(laser, start_s, end_s):
-                span = max(pulse.on_s, start_s), min(pulse.off_s, end_s)
-                for begin_s, stop_s, offset_um in self._still(volts, *span):
-                    begins = np.maximum(starts_s, begin_s)
+        for pulse in self._lights.pulses(laser, start_s, end_s):
+            span = max(pulse.on_s, start_s), min(pulse.off_s, end_s)
+            for begin_s, until_s, share in self._lights.levels(laser, *span):
+                for part_s, stop_s, view in self._still(begin_s, until_s):
+                    begins = np.maximum(starts_s, part_s)
                     ends = np.minimum(starts_s + shutter.exposure_s, stop_s)
                     lit_s = pulse.light_s(np.maximum(ends, begins))
-                    weight = 1e3 * brightness * (lit_s - pulse.light_s(begins))
+                    weight = 1e3 * share * (lit_s - pulse.light_s(begins))
                     if weight.any():
-                        plane = self._plane(offset_um, laser, field)
+                        plane = self._plane(view, laser, roi)
                         light += weight.astype(np.float32)[:, np.newaxis] * plane
-        self._galvo.advance(volts, start_s + shutter.period_s)
-        return self._digitise(light)
-
-    def _pulses(self, laser: int, start_s: float, end_s: float) -> list[Pulse]:
-        """Pulses of a laser that shine between two times."""
-        since_s = start_s - RISE_S
-        lines = [self._microscope.lasers[laser].line]
-        if self._microscope.daq.laser_enable is not None:
-            lines.append(self._microscope.daq.laser_enable)
-        traces = [self._cables.digital_trace(line, since_s, end_s) for line in lines]
-        times = np.unique(np.concatenate([[since_s], *(trace[0] for trace in traces)]))
-        high = np.ones(len(times), dtype=bool)
-        for changes, levels in traces:
-            at = np.searchsorted(changes, times, side="right") - 1
-            high &= np.asarray(levels, dtype=bool)[np.maximum(at, 0)]
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], high, [False]])))
-        bounds = np.append(times, end_s)
-        # On since before the trace began: the rise is long over.
-        bounds[0] -= RISE_S if high[0] else 0.0
-        pulses = [
-            Pulse(float(bounds[on]), float(bounds[off]))
-            for on, off in edges.reshape(-1, 2)
-        ]
-        return [pulse for pulse in pulses if pulse.off_s > start_s]
 
     def _still(
-        self, volts: Trace, begin_s: float, end_s: float
-    ) -> list[tuple[float, float, float]]:
-        """Split a span into (begin, end, sheet offset), so that it hardly moves."""
+        self, begin_s: float, end_s: float
+    ) -> Iterator[tuple[float, float, View]]:
+        """Split a span into (begin, end, view), so that the image hardly moves."""
         times = np.linspace(begin_s, end_s, 9)
-        galvo = self._microscope.daq.galvo
-        positions_v = self._galvo.positions(volts, times)
-        offsets_um = self._microscope.geometry.scan_sign * (
-            (positions_v - galvo.offset_v) / galvo.volts_per_um
-        )
-        if np.ptp(offsets_um) <= STILL_UM or end_s - begin_s <= FINEST_S:
-            return [(begin_s, end_s, float(offsets_um.mean()))]
-        middle_s = (begin_s + end_s) / 2
-        return [
-            *self._still(volts, begin_s, middle_s),
-            *self._still(volts, middle_s, end_s),
-        ]
+        path = self._path(times)  # (2, T): offset, shift
+        moved = self._moved(path)
+        if moved[-1] <= 1:
+            yield begin_s, end_s, self._view(begin_s, *path.mean(axis=1))
+            return
+        n_fine = min(MOST_PARTS, 8 * math.ceil(moved[-1])) + 1
+        times = np.linspace(begin_s, end_s, n_fine)
+        path = self._path(times)
+        moved = self._moved(path)
+        n_parts = math.ceil(moved[-1])
+        cuts = np.interp(np.linspace(0, moved[-1], n_parts + 1), moved, times)
+        cuts[0], cuts[-1] = begin_s, end_s
+        # The mean over each part, from the integral of the path over time.
+        areas = (path[:, 1:] + path[:, :-1]) / 2 * np.diff(times)
+        sums = np.concatenate([np.zeros((2, 1)), np.cumsum(areas, axis=1)], axis=1)
+        offsets, shifts = (np.diff(np.interp(cuts, times, row)) for row in sums)
+        for begin, end, offset, shift in zip(
+            cuts[:-1], cuts[1:], offsets, shifts, strict=True
+        ):
+            if end > begin:
+                mean = offset / (end - begin), shift / (end - begin)
+                yield float(begin), float(end), self._view(begin_s, *mean)
 
-    def _plane(self, offset_um: float, laser: int, field: Field) -> Light:
+    def _path(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scan offset and shift of the image over time; (2, T) float64 in µm."""
+        path = np.zeros((2, len(times_s)))
+        path[0] = self._microscope.geometry.scan_sign * self._galvo.um(times_s)
+        path[0] += self._scene.scanned_um(times_s)
+        if self._shifter is not None:
+            path[1] = self._shifter.um(times_s)
+        return path
+
+    def _moved(self, path: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far image and sheet have moved, 1 being noticeable; (T,) float64."""
+        offset, shift = np.abs(np.diff(path)), np.diff(path[1] - self._cos * path[0])
+        steps = np.maximum(
+            np.abs(shift) / STILL_UM, offset[0] * self._sin / SHEET_STILL_UM
+        )
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
+    def _view(self, time_s: float, offset_um: float, shift_um: float) -> View:
+        scene = self._scene
+        origin_um = scene.origin_um(time_s)
+        return View(float(offset_um), float(shift_um), origin_um, scene.defocus_um)
+
+    def _plane(self, view: View, laser: int, roi: Roi) -> Light:
         """One plane as the camera's rows and columns run.
 
         The field starts at the corner of the configured region, so that another
         region of the sensor shows another part of the sample.
         """
         geometry, home = self._microscope.geometry, self._microscope.camera.roi
-        x, y, width, height = field.roi
+        x, y, width, height = roi
         column, row = x - home[0], y - home[1]
         if geometry.flip_columns:
             column = home[2] - column - width
         if geometry.flip_rows:
             row = home[3] - row - height
-        along_um, theta = row * geometry.pixel_size_um, np.deg2rad(geometry.angle_deg)
-        x_um, y_um, z_um = field.stage_um
+        along_um = row * geometry.pixel_size_um - view.shift_um
+        x_um, y_um, z_um = view.origin_um
         origin_um = (
             x_um + column * geometry.pixel_size_um,
-            y_um + along_um * float(np.cos(theta)),
-            z_um + along_um * float(np.sin(theta)),
+            y_um + along_um * self._cos,
+            z_um + along_um * self._sin,
         )
-        plane = self._specimen.plane(offset_um, laser, origin_um, (height, width))
+        plane = self._specimen.plane(view.offset_um, laser, origin_um, (height, width))
+        if view.defocus_um:
+            sigma_um = DEFOCUS_BLUR * abs(view.defocus_um)
+            plane = blurred(plane, sigma_um / geometry.pixel_size_um)
         rows = -1 if geometry.flip_rows else 1
         columns = -1 if geometry.flip_columns else 1
         return plane[::rows, ::columns]
@@ -218,7 +271,3 @@ class Imaging:
             counts,
         )
         return counts
-
-    def _volts(self, start_s: float, end_s: float) -> Trace:
-        galvo = self._microscope.daq.galvo
-        return self._cables.analog_trace(galvo.channel, start_s, end_s)

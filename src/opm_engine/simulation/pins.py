@@ -1,4 +1,4 @@
-"""`Pins`: names, levels and history of a board's pins.
+"""`Pins`: names, levels and history of a board's pins, and its time.
 
 Separate from `board` so that tasks are one subject and pins another. Knows no task;
 whoever plugs something in reads the traces here.
@@ -10,13 +10,20 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
-from opm_engine.simulation.board_tasks import CHANGE_DETECTION, BoardError
+from opm_engine.simulation.board_errors import BoardError
+from opm_engine.simulation.board_tasks import CHANGE_DETECTION
 from opm_engine.simulation.products import PRODUCTS, TIMEBASES_HZ
 from opm_engine.simulation.traces import Trace
+from opm_engine.simulation.trains import EventQueue
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from opm_engine.simulation.clock import SimClock
+
+_SAMPLE_CLOCKS = ("ai/sampleclock", "ao/sampleclock", "do/sampleclock")
+_AHEAD_S = 60.0
 
 
 class Pins:
@@ -28,54 +35,94 @@ class Pins:
         Name in NI MAX; names may carry it as a prefix or not.
     product : str
         Row of `products.PRODUCTS`.
+    clock : SimClock
+        Stamps what software does, and says what "now" is.
     history_s : float
         Simulated seconds that the traces remember.
     """
 
-    def __init__(self, name: str, product: str, history_s: float) -> None:
+    def __init__(
+        self, name: str, product: str, clock: SimClock, history_s: float
+    ) -> None:
         self.name = name
         self.product = PRODUCTS[product]
         self._lock = threading.RLock()
+        self._clock = clock
+        self._queue = EventQueue()
         self._latest_s = 0.0
-        self._lines = {line: Trace(False, history_s) for line in self.product.lines()}
+        self._lines = {pin: Trace(False, history_s) for pin in self.product.pins()}
+        self._line_names = self.product.lines()
+        self._resolved: dict[str, str] = {}
         self._volts = {
             channel: Trace(0.0, history_s) for channel in self.product.analog_channels()
         }
 
+    def pin(self, name: str) -> str:
+        """Name of a line's or a PFI's pin, like ``"port0/line0"``."""
+        return self._line(name)
+
+    def port_of(self, name: str) -> str:
+        """Name of a port, like ``"port0"``, or of a line's port."""
+        return self._port_lines(name)[0].partition("/")[0]
+
     def line(self, name: str) -> bool:
         """Level of a pin now."""
         with self._lock:
+            self._queue.run(self._clock.now())
             return bool(self._lines[self._line(name)].value)
 
     def lines(self) -> dict[str, bool]:
-        """Levels of all pins now, by port line."""
+        """Levels of all port lines now."""
         with self._lock:
-            return {name: bool(trace.value) for name, trace in self._lines.items()}
+            self._queue.run(self._clock.now())
+            return {name: bool(self._lines[name].value) for name in self._line_names}
 
     def rises(self, name: str) -> int:
         """How often a pin has risen since the board was made."""
         with self._lock:
+            self._queue.run(self._clock.now())
             return self._lines[self._line(name)].rises
 
     def volts(self, channel: str) -> float:
         """Voltage of an analog output now."""
         with self._lock:
+            self._queue.run(self._clock.now())
             return self._volts[self._channel(channel)].value
 
     def digital_trace(
         self, line: str, start_s: float, end_s: float
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Level of a pin over time: see :meth:`Trace.between`."""
+        """Level of a pin over time, at most a minute ahead: see `Trace.between`."""
         with self._lock:
+            self._catch_up(end_s)
             times_s, levels = self._lines[self._line(line)].between(start_s, end_s)
         return times_s, levels.astype(bool)
 
     def analog_trace(
         self, channel: str, start_s: float, end_s: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Volts of an analog output over time: see :meth:`Trace.between`."""
+        """Volts of an analog output over time, as `digital_trace` does it."""
         with self._lock:
+            self._catch_up(end_s)
             return self._volts[self._channel(channel)].between(start_s, end_s)
+
+    def advance(self, time_s: float) -> None:
+        """Let simulated time pass until ``time_s``: everything due till then happens.
+
+        Cables, traces and software do so by themselves.
+        """
+        with self._lock:
+            self._queue.run(time_s)
+
+    def _catch_up(self, end_s: float) -> None:
+        now_s = max(self._latest_s, self._clock.now())
+        self._queue.run(min(end_s, now_s + _AHEAD_S))
+
+    def _software_s(self) -> float:
+        """Time of something that software does now."""
+        now_s = self._clock.now()
+        self._queue.run(now_s)
+        return self._stamp(now_s)
 
     def _stamp(self, time_s: float) -> float:
         self._latest_s = max(self._latest_s, time_s)
@@ -95,9 +142,12 @@ class Pins:
         return tail
 
     def _line(self, name: str) -> str:
-        line = self.product.line_of(self._local(name))
-        if line not in self._lines:
-            raise BoardError(-200170, name)
+        line = self._resolved.get(name)
+        if line is None:
+            line = self.product.line_of(self._local(name))
+            if line not in self._lines:
+                raise BoardError(-200170, name)
+            self._resolved[name] = line
         return line
 
     def _port_lines(self, name: str) -> list[str]:
@@ -116,18 +166,38 @@ class Pins:
         return channel
 
     def _terminal(self, name: str) -> str:
+        """Signal of a terminal: a pin that can clock and trigger, or an internal one.
+
+        Raises
+        ------
+        BoardError
+            -200040 if there is no such terminal, -89136 if it leads nowhere.
+        """
         local = self._local(name)
         if local == CHANGE_DETECTION:
             if not self.product.change_detection:
                 raise BoardError(-89136, name)
-            return CHANGE_DETECTION
+            return local
+        if local in _SAMPLE_CLOCKS:
+            return local
         if local in TIMEBASES_HZ:
             raise BoardError(-89136, name)
-        if not local.startswith("pfi"):
+        if local.endswith("internaloutput"):
+            if local.removesuffix("internaloutput") in self.product.pulse_channels():
+                return local
             raise BoardError(-200040, name)
-        return self._line(name)
+        pin = self.product.line_of(local)
+        if pin not in self._lines:
+            raise BoardError(-200040, name)
+        if not self.product.is_pfi(pin):
+            raise BoardError(-89136, name)
+        return pin
 
     def _counted(self, name: str) -> str:
         """What a counter may count: a terminal's edges or a timebase's."""
         local = self._local(name)
-        return local if local in TIMEBASES_HZ else self._terminal(name)
+        if local not in TIMEBASES_HZ:
+            return self._terminal(name)
+        if TIMEBASES_HZ[local] > self.product.timebase_hz:
+            raise BoardError(-200040, name)
+        return local

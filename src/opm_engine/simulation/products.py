@@ -1,4 +1,4 @@
-"""What each modelled NI board can do, and what its pins are called.
+"""What a type of NI board can do, and what its pins are called.
 
 Separate so that another board is another row of a table. Knows no task and no level.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+TIMEBASES_HZ = {"100khztimebase": 1e5, "20mhztimebase": 2e7, "100mhztimebase": 1e8}
+"""Internal clocks that a counter can count."""
 
 
 @dataclass(frozen=True)
@@ -17,30 +20,67 @@ class Product:
     ----------
     name : str
         Product type, as the driver reports it.
-    analog_outputs : int
-    ao_range_v : (low, high)
-        Volts the outputs can reach.
+    category : int
+        NI's number of the series.
+    analog_outputs, analog_inputs : int
+    ao_range_v, ai_range_v : (low, high)
+        Volts the outputs can reach, the inputs can measure.
+    ao_max_rate_hz, do_max_rate_hz, ai_max_rate_hz : float
+        Fastest clock of buffered tasks; 0 where every sample is software's.
+    ai_multiplexed_rate_hz : float
+        Samples per second of several inputs together.
+    ao_fifo, do_fifo : int
+        Samples of the onboard buffers, all channels together.
     port_widths : tuple of int
-        Lines of each digital port; only port0 can be clocked.
+        Lines of each digital port.
+    clocked_lines : int
+        Lines of port0 that can be clocked; of the other ports none can.
+    pfi_port : int or None
+        Port whose line 0 is the same pin as PFI0; None if PFIs are pins of their own.
+    pfis : int
+        PFI pins that are not port lines.
     counter_sources : tuple of str
         Terminal that each counter counts unless told otherwise.
-    first_pfi_port : int
-        Port whose line 0 is the same pin as PFI0.
-    max_rate_hz, ao_max_rate_hz : float
-        Fastest clock of buffered digital and analog outputs.
+    counter_bits : int
+    timebase_hz : float
+        Fastest timebase: pulses are whole ticks of it. 0 if counters make no pulses.
+    retriggers : bool
+        Whether trains of several pulses and finite generations can be retriggered.
+    paired_counters : bool
+        Whether a finite pulse train takes both counters.
+    change_detection, filters, watchdog : bool
+        Whether the board detects changes, debounces terminals, has a watchdog timer.
+    needs_extra_edge : bool
+        Whether a finite generation with an external clock is done one edge late.
     ao_zero_on_reset : bool
         Whether a device reset drives the analog outputs to 0 V.
     """
 
     name: str
+    category: int
     analog_outputs: int
-    ao_range_v: tuple[float, float]
     port_widths: tuple[int, ...]
     counter_sources: tuple[str, ...]
-    first_pfi_port: int = 1
-    max_rate_hz: float = 10e6
-    ao_max_rate_hz: float = 2.86e6
+    clocked_lines: int
+    analog_inputs: int = 0
+    ao_range_v: tuple[float, float] = (-10.0, 10.0)
+    ai_range_v: tuple[float, float] = (-10.0, 10.0)
+    ao_max_rate_hz: float = 0.0
+    do_max_rate_hz: float = 0.0
+    ai_max_rate_hz: float = 0.0
+    ai_multiplexed_rate_hz: float = 0.0
+    ao_fifo: int = 0
+    do_fifo: int = 0
+    pfi_port: int | None = 1
+    pfis: int = 0
+    counter_bits: int = 32
+    timebase_hz: float = 100e6
+    retriggers: bool = True
+    paired_counters: bool = False
     change_detection: bool = True
+    filters: bool = True
+    watchdog: bool = True
+    needs_extra_edge: bool = False
     ao_zero_on_reset: bool = True
 
     def lines(self) -> list[str]:
@@ -51,35 +91,166 @@ class Product:
             for line in range(width)
         ]
 
+    def pins(self) -> list[str]:
+        """Names of everything that has a level: lines, and PFIs that are no lines."""
+        return self.lines() + [f"pfi{index}" for index in range(self.pfis)]
+
+    def terminals(self) -> list[str]:
+        """Names of the PFI terminals, like ``"PFI0"``."""
+        n_pfis = self.pfis
+        if self.pfi_port is not None:
+            n_pfis = sum(self.port_widths[self.pfi_port :])
+        return [f"PFI{index}" for index in range(n_pfis)]
+
     def analog_channels(self) -> list[str]:
         """Names of the analog outputs, like ``"ao0"``."""
         return [f"ao{index}" for index in range(self.analog_outputs)]
+
+    def input_channels(self) -> list[str]:
+        """Names of the analog inputs, like ``"ai0"``."""
+        return [f"ai{index}" for index in range(self.analog_inputs)]
 
     def counter_channels(self) -> list[str]:
         """Names of the counters, like ``"ctr0"``."""
         return [f"ctr{index}" for index in range(len(self.counter_sources))]
 
+    def pulse_channels(self) -> list[str]:
+        """Names of the counters that can make pulses."""
+        return self.counter_channels() if self.timebase_hz else []
+
+    def clocked(self, line: str) -> bool:
+        """Whether a line, like ``"port0/line0"``, can be buffered."""
+        port, _, index = line.partition("/line")
+        return port == "port0" and int(index or 0) < self.clocked_lines
+
+    def is_pfi(self, pin: str) -> bool:
+        """Whether a pin can trigger and clock."""
+        if self.pfi_port is None:
+            return pin.startswith("pfi")
+        return pin.startswith("port") and int(pin[4:].partition("/")[0]) >= 1
+
     def line_of(self, terminal: str) -> str:
         """Name of the pin as a port line: PFI9 of an X-series board is port2/line1."""
         match = re.fullmatch(r"pfi(\d+)", terminal.lower())
-        if not match:
+        if not match or self.pfi_port is None:
             return terminal.lower()
-        index = int(match[1])
-        port = self.first_pfi_port
+        index, port = int(match[1]), self.pfi_port
         while port < len(self.port_widths) and index >= self.port_widths[port]:
             index -= self.port_widths[port]
             port += 1
         return f"port{port}/line{index}"
 
 
+_X_SERIES, _AO_SERIES, _USB = 15858, 14647, 14646
+_X_COUNTERS = ("PFI8", "PFI3", "PFI0", "PFI5")
+
+# Channels, ports and rates: labscript-devices' capabilities.json, which was read from
+# the devices by the driver (USB-6341: NI's specifications; its sibling 6343 agrees).
+# FIFOs: NI's specifications of the 634x, 636x, 6738 and 673x. Counters, filters and
+# watchdog: X Series User Manual. One more edge, no reset of AO: NI-DAQmx Device
+# Considerations. Not found in print, to be verified on the device: the 6738's counter
+# sources and DO FIFO, the 6733's DO FIFO.
 _BOARDS = (
     Product(
-        "PCIe-6363", 4, (-10.0, 10.0), (32, 8, 8), ("PFI8", "PFI3", "PFI0", "PFI5")
+        name="USB-6341",
+        category=_X_SERIES,
+        analog_outputs=2,
+        analog_inputs=16,
+        port_widths=(8, 8, 8),
+        counter_sources=_X_COUNTERS,
+        clocked_lines=8,
+        ao_max_rate_hz=1e8 / 109,
+        do_max_rate_hz=1e6,
+        ai_max_rate_hz=500e3,
+        ai_multiplexed_rate_hz=500e3,
+        ao_fifo=8191,
+        do_fifo=2047,
+    ),
+    Product(
+        name="PCIe-6343",
+        category=_X_SERIES,
+        analog_outputs=4,
+        analog_inputs=32,
+        port_widths=(32, 8, 8),
+        counter_sources=_X_COUNTERS,
+        clocked_lines=32,
+        ao_max_rate_hz=1e8 / 109,
+        do_max_rate_hz=1e6,
+        ai_max_rate_hz=500e3,
+        ai_multiplexed_rate_hz=500e3,
+        ao_fifo=8191,
+        do_fifo=2047,
+    ),
+    Product(
+        name="PCIe-6363",
+        category=_X_SERIES,
+        analog_outputs=4,
+        analog_inputs=32,
+        port_widths=(32, 8, 8),
+        counter_sources=_X_COUNTERS,
+        clocked_lines=32,
+        ao_max_rate_hz=1e8 / 35,
+        do_max_rate_hz=10e6,
+        ai_max_rate_hz=2e6,
+        ai_multiplexed_rate_hz=1e6,
+        ao_fifo=8191,
+        do_fifo=2047,
+    ),
+    Product(
+        name="PCIe-6738",
+        category=_AO_SERIES,
+        analog_outputs=32,
+        port_widths=(2, 8),
+        counter_sources=("PFI0", "PFI3", "PFI0", "PFI3"),
+        clocked_lines=2,
+        ao_max_rate_hz=1e6,
+        do_max_rate_hz=10e6,
+        ao_fifo=65535,
+        do_fifo=2047,
+    ),
+    Product(
+        name="PCI-6733",
+        category=_AO_SERIES,
+        analog_outputs=8,
+        port_widths=(8,),
+        counter_sources=("PFI8", "PFI3"),
+        clocked_lines=8,
+        ao_max_rate_hz=1e6,
+        do_max_rate_hz=10e6,
+        ao_fifo=16384,
+        do_fifo=2048,
+        pfi_port=None,
+        pfis=10,
+        counter_bits=24,
+        timebase_hz=20e6,
+        retriggers=False,
+        paired_counters=True,
+        change_detection=False,
+        filters=False,
+        watchdog=False,
+        needs_extra_edge=True,
+        ao_zero_on_reset=False,
+    ),
+    Product(
+        name="USB-6008",
+        category=_USB,
+        analog_outputs=2,
+        analog_inputs=8,
+        ao_range_v=(0.0, 5.0),
+        port_widths=(8, 4),
+        counter_sources=("PFI0",),
+        clocked_lines=0,
+        ai_max_rate_hz=10e3,
+        ai_multiplexed_rate_hz=10e3,
+        pfi_port=None,
+        pfis=1,
+        timebase_hz=0.0,
+        retriggers=False,
+        change_detection=False,
+        filters=False,
+        watchdog=False,
     ),
 )
-TIMEBASES_HZ = {"100khztimebase": 1e5, "20mhztimebase": 2e7, "100mhztimebase": 1e8}
-"""Internal clocks that a counter can count."""
-
 PRODUCTS = {product.name: product for product in _BOARDS}
 
 

@@ -128,6 +128,46 @@ def render_volume(
                     volume[i, n, x_first + j] += weight * profile[j]
 
 
+def blurred(image: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    """Blur an image by a Gaussian; beyond its borders it goes on as at them.
+
+    Parameters
+    ----------
+    image : (S, X) float32
+    sigma_px : float
+
+    Returns
+    -------
+    ndarray, (S, X) float32
+    """
+    reach = math.ceil(REACH * sigma_px)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
+    kernel = (weights / weights.sum()).astype(np.float32)
+    across = np.empty(image.shape[::-1], dtype=np.float32)
+    _blur_columns(np.ascontiguousarray(image), kernel, across)
+    blurred_image = np.empty(image.shape, dtype=np.float32)
+    _blur_columns(across, kernel, blurred_image)
+    return blurred_image
+
+
+@_jit  # type: ignore[untyped-decorator]
+def _blur_columns(
+    image: NDArray[np.float32],
+    kernel: NDArray[np.float32],
+    transposed: NDArray[np.float32],
+) -> None:
+    """Blur along columns; the result is written transposed."""
+    n_rows, n_columns = image.shape
+    reach = kernel.size // 2
+    for i in range(n_rows):
+        for j in range(n_columns):
+            total = np.float32(0.0)
+            for k in range(-reach, reach + 1):
+                at = min(max(j + k, 0), n_columns - 1)
+                total += kernel[k + reach] * image[i, at]
+            transposed[j, i] = total
+
+
 @_jit  # type: ignore[untyped-decorator]
 def digitise(
     light: NDArray[np.float32],
@@ -165,3 +205,61 @@ def digitise(
                 if at == noise.size:
                     at = 0
             counts[i, j] = np.uint16(min(max(value + 0.5, 0.0), 65535.0))
+
+
+@_jit  # type: ignore[untyped-decorator]
+def follow_galvo(
+    steps_s: Floats,
+    volts: Floats,
+    state: tuple[float, float, float],
+    decay: float,
+    omega: float,
+    times_s: Floats,
+    positions_v: Floats,
+) -> tuple[float, float, float]:
+    """Follow a damped galvo through the steps of its drive, exactly.
+
+    In each stretch of constant volts it obeys
+    x'' + 2 decay x' + (decay^2 + omega^2) (x - volts) = 0.
+
+    Parameters
+    ----------
+    steps_s, volts : (K,) float64
+        The drive; the first value holds from the state's time on.
+    state : (time, position, speed)
+    decay, omega : float
+        Per second; damped oscillation.
+    times_s : (T,) float64
+        Ascending.
+    positions_v : (T,) float64
+        Written in place.
+
+    Returns
+    -------
+    (time, position, speed)
+        The state at the last of ``times_s``.
+    """
+    now_s, position, speed = state
+    squared = decay**2 + omega**2
+    step = 0
+    for i in range(times_s.size):
+        until_s = max(times_s[i], now_s)
+        while True:
+            more = step + 1 < steps_s.size and steps_s[step + 1] <= until_s
+            stop_s = max(steps_s[step + 1], now_s) if more else until_s
+            for_s = stop_s - now_s
+            away = position - volts[step]
+            fading = math.exp(-decay * for_s)
+            cos = math.cos(omega * for_s)
+            sin = math.sin(omega * for_s) / omega
+            pull = decay * speed + squared * away
+            position = volts[step] + fading * (
+                away * cos + (speed + decay * away) * sin
+            )
+            speed = fading * (speed * cos - pull * sin)
+            now_s = stop_s
+            if not more:
+                break
+            step += 1
+        positions_v[i] = position
+    return now_s, position, speed

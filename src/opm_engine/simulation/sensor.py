@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from opm_engine.simulation.clock import SimClock
-    from opm_engine.simulation.imaging import Field, Imaging
+    from opm_engine.simulation.imaging import Imaging, Roi
     from opm_engine.simulation.shutter import ExposureOutKind, RollingShutter
+    from opm_engine.simulation.trigger import TriggerLine
 
 START_DELAY_S = 0.5e-3
 """From the command to the start of the first row."""
@@ -28,9 +29,9 @@ WAITING_FRAMES = 8
 
 
 class Frame(NamedTuple):
-    """A frame as it leaves the camera."""
+    """One exposure as it leaves the camera: an image per sensor behind the splitter."""
 
-    image: NDArray[np.uint16]
+    images: tuple[NDArray[np.uint16], ...]
     number: int
     start_s: float
 
@@ -76,19 +77,20 @@ class SensorRun:
     shutter : RollingShutter
     imaging : Imaging
     clock : SimClock
-    look : callable
-        Returns the `Field` at the moment.
+    roi : (x, y, width, height)
+        Part of the sensor that is read.
     drive : callable
         ``drive(active, time_s)`` sets exposure-out.
-    kind : {"AllRows", "FirstRow", "AnyRow"}
+    kind : {"AllRows", "FirstRow", "AnyRow"}, optional
+        None: exposure-out shows no exposure.
     wanted : int, optional
         Frames to hand over; later ones are only exposed. None: all.
     last : int, optional
         After so many frames the sensor does nothing more.
     not_before_s : float
         When exposure-out changed last; the first row starts after it.
-    triggered : bool
-        Wait for a trigger, which never comes in this microscope.
+    trigger : TriggerLine, optional
+        Wait for its next pulse, then run free.
     """
 
     def __init__(
@@ -97,22 +99,23 @@ class SensorRun:
         imaging: Imaging,
         clock: SimClock,
         *,
-        look: Callable[[], Field],
+        roi: Roi,
         drive: Callable[[bool, float], None],
-        kind: ExposureOutKind,
+        kind: ExposureOutKind | None,
         wanted: int | None,
         last: int | None,
         not_before_s: float,
-        triggered: bool,
+        trigger: TriggerLine | None,
     ) -> None:
         self._shutter = shutter
         self._imaging = imaging
         self._clock = clock
-        self._look = look
+        self._roi = roi
         self._drive = drive
         self._kind = kind
         self._wanted = wanted
-        self._last = 0 if triggered else last
+        self._last = last
+        self._trigger = trigger
         self._active = False
         self._event_s = not_before_s
         self._stopped = threading.Event()
@@ -127,7 +130,8 @@ class SensorRun:
         return not self.frames.closed
 
     def start(self) -> None:
-        """Start exposing."""
+        """Start exposing, or waiting for a pulse that comes from now on."""
+        self._event_s = max(self._event_s, self._clock.now())
         self._thread.start()
 
     def stop(self) -> None:
@@ -144,14 +148,18 @@ class SensorRun:
         try:
             self._free_run()
         finally:
+            self._clock.release()
             self.frames.close()
 
     def _free_run(self) -> None:
-        start_s = max(self._event_s, self._clock.now()) + START_DELAY_S
+        start_s = self._first_row_s()
+        if start_s is None:
+            return
         self._imaging.begin(start_s)
         for event in self._shutter.events(start_s, self._kind):
             if self._last is not None and event.frame >= self._last:
                 if event.what == "read":
+                    self._clock.release()
                     self._stopped.wait()
                     return
                 continue
@@ -164,17 +172,27 @@ class SensorRun:
                 self._active = event.what == "active"
                 self._drive(self._active, event.time_s)
 
+    def _first_row_s(self) -> float | None:
+        """When the first row starts, one line after a trigger; None if stopped."""
+        if self._trigger is None:
+            return max(self._event_s, self._clock.now()) + START_DELAY_S
+        while (pulse_s := self._trigger.wait(self._event_s, self._stopped)) is not None:
+            if not self._wait_for(pulse_s):
+                return None
+            if self._trigger.comes(pulse_s):
+                return pulse_s + self._shutter.line_time_s
+            self._clock.release()  # the stage was halted before
+        return None
+
     def _wait_for(self, time_s: float) -> bool:
         """Wait for an event; False if stopped.
 
         A sensor late by less than a frame catches up; if it is later, the clock is
         held back, so that software and camera keep one time.
         """
-        if 0 < self._clock.now() - time_s < self._shutter.period_s:
-            return not self._stopped.is_set()
-        return self._clock.sleep_until(time_s, self._stopped)
+        return self._clock.sleep_until(time_s, self._stopped, self._shutter.period_s)
 
     def _read(self, number: int, start_s: float) -> None:
         if self._wanted is None or number < self._wanted:
-            image = self._imaging.frame(self._shutter, start_s, self._look())
-            self.frames.put(Frame(image, number, start_s))
+            images = self._imaging.frame(self._shutter, start_s, self._roi)
+            self.frames.put(Frame(images, number, start_s))

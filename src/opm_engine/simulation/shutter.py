@@ -72,18 +72,20 @@ class RollingShutter:
         """When each row starts to integrate; (rows,) float64."""
         return start_s + self.line_time_s * np.arange(self.n_rows, dtype=np.float64)
 
-    def active_s(self, kind: ExposureOutKind) -> tuple[float, float] | None:
+    def active_s(self, kind: ExposureOutKind | None) -> tuple[float, float] | None:
         """When exposure-out is active, from the frame's start; None if never.
 
         Between two frames it is idle for one line at least, as on real cameras.
         """
+        if kind is None:
+            return None
         rolling_s = (self.n_rows - 1) * self.line_time_s
         begin_s = rolling_s if kind == "AllRows" else 0.0
         end_s = self.integration_s if kind == "AnyRow" else self.exposure_s
         end_s = min(end_s, begin_s + self.period_s - self.line_time_s)
         return (begin_s, end_s) if end_s > begin_s else None
 
-    def events(self, start_s: float, kind: ExposureOutKind) -> Iterator[Event]:
+    def events(self, start_s: float, kind: ExposureOutKind | None) -> Iterator[Event]:
         """Everything that happens from ``start_s`` on, in order of time, for ever."""
         frames = itertools.count
 

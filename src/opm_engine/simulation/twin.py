@@ -6,15 +6,18 @@ Separate because it is the only thing outside ``simulation`` that anyone constru
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opm_engine.simulation.board import Board
+from opm_engine.simulation.board_status import board_status, describe_board
 from opm_engine.simulation.clock import SimClock
 from opm_engine.simulation.core import demo_specimen, simulated_core
 from opm_engine.simulation.grpc_face import BoardServer
+from opm_engine.simulation.remote_cables import RemoteCables
 
 if TYPE_CHECKING:
     from opm_engine.config import Microscope
+    from opm_engine.simulation.cables import Cables
     from opm_engine.simulation.specimen import Specimen
 
 
@@ -27,35 +30,62 @@ class Twin:
         With a ``simulation`` table.
     specimen : Specimen, optional
         Instead of the demo's.
+    address : str, optional
+        ``"host:port"`` of a simulated board that is a process of its own; camera and
+        lasers are plugged in there. Without it the twin makes its own board.
 
     Attributes
     ----------
-    board : Board
+    board : Board or None
+        None if it is another process's.
     core : SimulatedCore
     clock : SimClock
     specimen : Specimen
     address : str
         Of the board's gRPC face, ``"127.0.0.1:port"``.
+
+    Raises
+    ------
+    ConnectionError, TimeoutError
+        If no simulated board answers at ``address``.
     """
 
     def __init__(
-        self, microscope: Microscope, specimen: Specimen | None = None
+        self,
+        microscope: Microscope,
+        specimen: Specimen | None = None,
+        address: str | None = None,
     ) -> None:
         simulation = microscope.simulation
         if simulation is None:
             msg = "simulation: this microscope has no such table"
             raise ValueError(msg)
         self.clock = SimClock(simulation.time_scale)
-        self.board = Board(name=microscope.daq.device, clock=self.clock)
         self.specimen = specimen or demo_specimen(microscope)
+        self.board: Board | None = None
+        self._exposure_out = microscope.camera.exposure_out.terminal
+        cables: Cables
         with ExitStack() as opening:
-            server = opening.enter_context(BoardServer(self.board))
-            self.address = server.address
-            self.core = simulated_core(
-                microscope, self.board, self.clock, self.specimen
-            )
+            if address is None:
+                cables = self.board = Board(
+                    microscope.daq.device, product=simulation.board, clock=self.clock
+                )
+                address = opening.enter_context(BoardServer(self.board)).address
+            else:
+                cables = remote = RemoteCables(
+                    address, self.clock, microscope.daq.deadline_s
+                )
+                opening.callback(remote.close)
+            self.address = address
+            self.core = simulated_core(microscope, cables, self.clock, self.specimen)
             opening.callback(self.core.close)
             self._closing = opening.pop_all()
+
+    def status(self) -> dict[str, Any]:
+        """What the board puts out, wherever it runs: see `describe_board`."""
+        if self.board is None:
+            return board_status(self.address)
+        return describe_board(self.board, {self.board.pin(self._exposure_out)})
 
     def close(self) -> None:
         """End all threads and sockets. May be called twice."""

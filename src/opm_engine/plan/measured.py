@@ -1,0 +1,77 @@
+"""A plan with what camera and stage turned out to do.
+
+Separate from the plan because only the engine asks for it, once it has measured. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opm_engine.plan.sampling import refit
+from opm_engine.plan.settings import PlanError
+from opm_engine.plan.stage import plan_stage, step_of
+
+if TYPE_CHECKING:
+    from opm_engine.plan.model import ScanPlan
+    from opm_engine.plan.parts import CameraTiming
+
+PERIOD_TOLERANCE = 0.01
+"""Part of the planned frame period by which the measured one may differ."""
+
+
+def as_measured(
+    plan: ScanPlan, period_ms: float, stage_speed_um_per_s: float | None
+) -> ScanPlan:
+    """See `ScanPlan.measured`."""
+    planned_ms = plan.channels[0].timing.period_ms
+    ratio = period_ms / planned_ms
+    if not abs(ratio - 1) <= PERIOD_TOLERANCE:
+        msg = (
+            f"camera: a frame takes {period_ms:.5g} ms, planned were {planned_ms:.5g} "
+            f"ms; ask for an exposure of {period_ms:.5g} ms or, if the readout is "
+            "longer than planned, correct camera.line_time_us"
+        )
+        raise PlanError(msg)
+    channels = tuple(
+        refit(channel, _scaled(channel.timing, ratio)) for channel in plan.channels
+    )
+    plan = plan.model_copy(update={"channels": channels})
+    if plan.stage is None:
+        return plan
+    speed = stage_speed_um_per_s or plan.stage.speed_um_per_s
+    return _with_step(plan, step_of(plan.stage, plan.step_um, ratio, speed))
+
+
+def _scaled(timing: CameraTiming, ratio: float) -> CameraTiming:
+    """Timing with another period; what is set stays, the window gets the difference."""
+    period_ms = timing.period_ms * ratio
+    window_ms = timing.window_ms + period_ms - timing.period_ms
+    return timing.model_copy(update={"period_ms": period_ms, "window_ms": window_ms})
+
+
+def _with_step(plan: ScanPlan, step_um: float) -> ScanPlan:
+    """In mode ``stage``: another step, from the same first plane on."""
+    assert plan.stage is not None
+    geometry = plan.geometry
+    longer_um = (abs(step_um) - geometry.step_um) * (geometry.n_planes - 1)
+    backwards = geometry.scan_direction < 0
+    return plan.model_copy(
+        update={
+            "step_um": step_um,
+            "geometry": geometry.model_copy(
+                update={
+                    "step_um": abs(step_um),
+                    "origin_um": geometry.origin_um - backwards * longer_um,
+                }
+            ),
+            "stage": plan_stage(
+                plan.channels[0].timing,
+                plan.start_um,
+                step_um,
+                geometry.n_planes * plan.frames_per_plane,
+                plan.frames_per_plane,
+                plan.stage.ramp_ms,
+                plan.stage.n_lead,
+            ),
+        }
+    )

@@ -17,7 +17,8 @@ from opm_engine.simulation.grpc_face import BoardServer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ALWAYS = (0.0, 50.0)
+EVENT = "/Dev1/ChangeDetectionEvent"
+ALWAYS = (0.0, 1e9)
 
 
 @contextmanager
@@ -94,3 +95,31 @@ def lit(board: Board, lines: str, words: list[list[int]], source: str) -> str:
     board.clock_by_edges("lines", source, 1000, rising=True, samples=None)
     board.write("lines", words, auto_start=True)
     return "lines"
+
+
+def clocked(board: Board, name: str, samples: list[list[float]], n: int | None) -> None:
+    """A running buffered output: one column is port0/line0, two are ao0 and ao1."""
+    board.create_task(name)
+    if len(samples[0]) == 1:
+        board.add_lines(name, Kind.DO, "Dev1/port0/line0", "", together=True)
+    else:
+        board.add_ao(name, "Dev1/ao0:1", "", -10, 10)
+    board.clock_by_edges(name, EVENT, 1000, rising=True, samples=n)
+    board.write(name, samples, auto_start=True)
+
+
+def detecting(board: Board, terminal: str = "PFI0", buffer: int = 0) -> None:
+    board.create_task("edges")
+    board.add_lines("edges", Kind.DI, f"Dev1/{terminal}", "", together=True)
+    board.idle("edges").input_buffer = buffer
+    board.clock_by_changes("edges", f"Dev1/{terminal}", f"Dev1/{terminal}", None)
+    board.start("edges")
+
+
+def pulses(
+    board: Board, n: int, *, first_s: float = 1.0, terminal: str = "PFI0"
+) -> None:
+    """Exposures of 4 ms every 10 ms."""
+    for k in range(n):
+        board.drive(terminal, True, first_s + k * 0.010)
+        board.drive(terminal, False, first_s + k * 0.010 + 0.004)

@@ -441,6 +441,7 @@ def test_refuses_a_terminal_that_is_none(bench: Bench) -> None:
 
 PINS = ("port0/line0", "port0/line1", "port1/line1")
 MOVES = st.one_of(
+    st.tuples(st.just("wait"), st.just(""), st.floats(0, 0.01)),
     st.tuples(st.just("write"), st.sampled_from(PINS), st.booleans()),
     st.tuples(st.just("volts"), st.just("ao0"), st.floats(-10, 10)),
     st.tuples(st.just("edge"), st.just("PFI0"), st.booleans()),
@@ -450,19 +451,27 @@ MOVES = st.one_of(
 
 
 @given(moves=st.lists(MOVES, max_size=25))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_copy_is_what_the_board_remembers(
     moves: list[tuple[str, str, Any]],
 ) -> None:
-    clock = SimClock()
+    # Time made by hand: much happens at the same time.
+    wall_s, looked_s = 0.0, -1.0
+    clock = SimClock(wall=lambda: wall_s)
     board = Board(clock=clock)
     board.create_task("volts")
     board.add_ao("volts", "Dev1/ao0", "", -10, 10)
     service = CableService(board, clock)
     with BoardServer(board, others=[service.handler]) as server:
-        cables = RemoteCables(server.address, SimClock())
+        cables = RemoteCables(server.address, SimClock(wall=lambda: wall_s))
         for what, pin, value in moves:
+            if what == "wait":
+                wall_s += value
+            elif what == "look" and looked_s == clock.now():
+                wall_s += 1e-6  # what has been looked at is settled
             now_s = clock.now()
+            if what == "wait":
+                continue
             if what == "write":
                 put_out(board, f"Dev1/{pin}", [value])
             elif what == "volts":
@@ -470,6 +479,7 @@ def test_the_copy_is_what_the_board_remembers(
             elif what == "edge":
                 cables.drive(pin, value, now_s)
             else:
+                looked_s = now_s
                 kind = "analog_trace" if pin == "ao0" else "digital_trace"
                 span_s = (max(0.0, now_s - value), now_s)
                 mine = getattr(cables, kind)(pin, *span_s)

@@ -116,6 +116,18 @@ def test_fifos_are_told_by_reserved_tasks(product: str) -> None:
         assert tuple(sizes) == FIFOS[product]
 
 
+@pytest.mark.parametrize(
+    ("product", "left_v"), [("PCIe-6363", 0.0), ("PCIe-6738", 3.0), ("PCI-6733", 3.0)]
+)
+def test_what_a_reset_leaves(product: str, left_v: float) -> None:
+    board = Board(product=product)
+    board.create_task("ao")
+    board.add_ao("ao", "Dev1/ao0", "", -10, 10)
+    board.write("ao", [[3.0]], auto_start=True)
+    board.reset()
+    assert board.volts("ao0") == left_v
+
+
 class TestUsb6008:
     @pytest.fixture
     def board(self) -> Board:
@@ -163,13 +175,6 @@ class TestPci6733:
         ramp(board, "", 3)
         board.advance(board._latest_s + 1)
         assert board.task("ramp").done
-
-    def test_reset_leaves_the_outputs(self, board: Board) -> None:
-        board.create_task("ao")
-        board.add_ao("ao", "Dev1/ao0", "", -10, 10)
-        board.write("ao", [[3.0]], auto_start=True)
-        board.reset()
-        assert board.volts("ao0") == 3.0
 
     def test_lines_have_no_clock_of_their_own(self, board: Board) -> None:
         with pytest.raises(BoardError) as refusal:

@@ -80,7 +80,7 @@ def assert_clean(board: Board) -> None:
 
 def light(board: Board) -> None:
     """Leave the board in the middle of an exposure, the laser on."""
-    board.drive("PFI0", True, board._latest_s)
+    board.drive("PFI0", True, board._latest_s + 1e-3)
     board.advance(board._latest_s + 1e-4)
     assert board.line("port0/line0")
 
@@ -146,6 +146,25 @@ class TestEachCallFails:
         daq.open()
         board.drive("PFI0", False, board._latest_s)
         daq.make_dark()
+
+
+def test_each_call_of_opening_fails(demo: Microscope) -> None:
+    board = Board()
+    with BoardServer(board) as server:
+        daq = NIDaq(demo, address=server.address)
+        calls = calls_of(board, daq.open)[::5]
+        for rpc, turn in calls:
+            daq.close()
+            if rpc == "GetSystemInfoAttributeUInt32":
+                continue  # nidaqmx goes on without the driver's version
+            board.fail(rpc, -50405, after=turn)
+            with pytest.raises(DaqError, match=r"failed \(NI -50405\)"):
+                daq.open()
+            assert not board.open_tasks()
+            with pytest.raises(DaqError, match="not open"):
+                daq.arm(WAVEFORM)
+            daq.open()
+        daq.close()
 
 
 class SlowBoard(Board):

@@ -193,7 +193,7 @@ class BurstRun:
         """Tell the handlers which volume an error belongs to."""
         burst = self._event.burst
         lit = sum(burst.is_lit(frame) for frame in range(error.frame))
-        index = self._event.plan.index_of(burst, min(lit, burst.n_events - 1))
+        index = self._event.events[min(lit, burst.n_events - 1)].index
         where = {str(axis): number for axis, number in index.items()}
         self._relays.note(Flag(where, str(error)))
 

@@ -18,10 +18,12 @@ from opm_engine.plan import (
     PlanError,
     ScanPlan,
     ScanSettings,
+    iterate,
+    plan_regular,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from opm_engine.config import Microscope
 
@@ -31,8 +33,8 @@ class BurstEvent(SequencedEvent):
 
     Attributes
     ----------
-    events : BurstEvents
-        Indexed lazily.
+    events : sequence of useq.MDAEvent
+        Of a regular sequence indexed lazily.
     plan : ScanPlan
         Of the whole sequence.
     burst : Burst
@@ -44,18 +46,39 @@ class BurstEvent(SequencedEvent):
     burst: Burst = Field(repr=False)
 
 
-def burst_events(sequence: useq.MDASequence, plan: ScanPlan) -> Iterator[BurstEvent]:
-    """Yield the bursts of a planned sequence."""
-    for burst in plan.bursts():
-        events = BurstEvents(sequence, plan, burst)
-        first = events[0]
-        # Validation would turn the lazy events into a tuple of all of them.
-        yield BurstEvent.model_construct(
-            **{name: getattr(first, name) for name in useq.MDAEvent.model_fields},
-            events=events,
-            plan=plan,
-            burst=burst,
+def burst_events(
+    sequence: useq.MDASequence, plan: ScanPlan, microscope: Microscope
+) -> Iterator[useq.MDAEvent]:
+    """Yield the bursts of a planned sequence, and what comes between them.
+
+    A regular sequence has nothing but bursts, made lazily. Others are iterated.
+    """
+    if plan.whole is None:
+        for burst in plan.bursts():
+            yield _burst_event(BurstEvents(sequence, plan, burst), plan, burst)
+        return
+    first_event = 0
+    for part in iterate(sequence, microscope, plan_regular):
+        if part.plan is None:
+            yield from part.events
+            continue
+        scan = part.plan.model_copy(update={"whole": plan.whole})
+        site = {axis: part.events[0].index.get(axis, 0) for axis in ("t", "p", "g")}
+        burst = next(scan.bursts()).model_copy(
+            update={"index": site, "first_event": first_event}
         )
+        first_event += len(part.events)
+        yield _burst_event(part.events, scan, burst)
+
+
+def _burst_event(
+    events: Sequence[useq.MDAEvent], plan: ScanPlan, burst: Burst
+) -> BurstEvent:
+    first = events[0]
+    fields = {name: getattr(first, name) for name in useq.MDAEvent.model_fields}
+    fields["keep_shutter_open"] = events[-1].keep_shutter_open
+    # Validation would turn the lazy events into a tuple of all of them.
+    return BurstEvent.model_construct(**fields, events=events, plan=plan, burst=burst)
 
 
 def is_off(sequence: useq.MDASequence) -> bool:

@@ -34,8 +34,8 @@ from opm_engine.bursts import (
     refuse_outside_burst,
 )
 from opm_engine.daq.waveforms import burst_waveform
-from opm_engine.measured import measured
-from opm_engine.plan import BLOCK, describe, plan_scan
+from opm_engine.measured import Measurements
+from opm_engine.plan import BLOCK, describe, plan_scan, set_field_of_view
 from opm_engine.relays import Relays
 from opm_engine.supervisor import Supervisor
 from opm_engine.turn import Turn
@@ -76,12 +76,8 @@ class OPMEngine(MDAEngine):
 
     Attributes
     ----------
-    accounts : Accounts
-        Frames of the run, or of the last one.
-    supervisor : Supervisor
-        The thread that owns darkness.
-    turn : Turn
-        Which thread runs.
+    accounts, supervisor, turn
+        Frames of this or the last run; who owns darkness; which thread runs.
     """
 
     def __init__(
@@ -112,22 +108,25 @@ class OPMEngine(MDAEngine):
         )
         self._announced: ScanPlan | None = None
         self._before = instrument.Before()
+        self._measured = Measurements(mmc, daq, microscope)
         self._burst: BurstRun | None = None
+        self._lamp_stays_on = False
+        self._new: dict[str, Any] = {}
 
     # ---------------------------------------------------------------- for callers
 
-    def bursts(self, sequence: useq.MDASequence) -> Iterator[BurstEvent]:
+    def bursts(self, sequence: useq.MDASequence) -> Iterator[useq.MDAEvent]:
         """Return the ready bursts of a sequence, for a list or a queue of events."""
-        return burst_events(sequence, plan_scan(sequence, self.microscope))
+        plan = plan_scan(sequence, self.microscope)
+        return burst_events(sequence, plan, self.microscope)
 
     def register_action(
         self, name: str, *, setup: Step | None = None, execute: Step | None = None
     ) -> None:
         """Let events with ``useq.CustomAction(name=name)`` call the lab's own code.
 
-        Both are called with the event, in the runner's thread and in the dark. What
-        ``execute`` returns, (image, event, metadata) each, is handed on; what either
-        raises ends the run.
+        Both are called with the event, in the runner's thread and in the dark; images
+        that ``execute`` returns, as (image, event, metadata), are handed on.
         """
         self._actions.register(name, setup, execute)
 
@@ -146,15 +145,14 @@ class OPMEngine(MDAEngine):
         self._relays.detach(relay)
 
     def make_dark(self) -> None:
-        """Lasers off, galvo parked, shutters closed, scanning stage halted.
+        """Lasers off, galvo parked, shutters closed, stages halted; all is tried.
 
-        Each is tried whatever the others do; from any thread. Raises `DaqError` if
-        the board did not obey.
+        From any thread. Raises `DaqError` if the board did not obey.
         """
-        bench = self.mmcore, self.microscope
+        bench, lamp = (self.mmcore, self.microscope), not self._lamp_stays_on
         with ExitStack() as last_to_first:
             last_to_first.callback(instrument.halt_stages, *bench)
-            last_to_first.callback(instrument.close_shutters, *bench)
+            last_to_first.callback(instrument.close_shutters, *bench, lamp=lamp)
             last_to_first.callback(self.daq.make_dark)
 
     # ---------------------------------------------------------------- whole sequence
@@ -166,6 +164,7 @@ class OPMEngine(MDAEngine):
         self.accounts, self._announced = Accounts(), None
         core, microscope = self.mmcore, self.microscope
         self._before = instrument.remember(core, microscope)
+        self._measured = Measurements(core, self.daq, microscope)
         loose = isinstance(sequence, GeneratorMDASequence)
         if loose or is_off(sequence):
             if loose:
@@ -175,9 +174,10 @@ class OPMEngine(MDAEngine):
         for warning in plan.warnings:
             logger.warning(warning)
         instrument.prepare_camera(core, microscope)
-        plan = measured(core, self.daq, microscope, plan)
+        plan = self._measured.refine(plan)
         instrument.set_laser_power(core, microscope, plan)
         summary = super().setup_sequence(sequence)
+        set_field_of_view(sequence, microscope)  # the stock engine has put in its own
         if summary is not None:
             summary.setdefault("extra", {})[BLOCK] = self._describe(plan)
         self._announced = plan
@@ -194,16 +194,13 @@ class OPMEngine(MDAEngine):
         elif self._announced is None:
             yield from super().event_iterator(events)
         else:
-            yield from burst_events(events, self._announced)
+            yield from burst_events(events, self._announced, self.microscope)
 
     def teardown_sequence(self, sequence: useq.MDASequence) -> None:
-        """Make dark once more and restore what was changed.
-
-        A raise here would leave the runner stuck; the board's errors were raised by
-        ``teardown_event`` already.
-        """
+        """Make dark once more and restore; a raise would leave the runner stuck."""
         if not self.turn.is_mine:
             return  # the end of a second run, which was refused
+        self._lamp_stays_on = False
         try:
             with ExitStack() as last_to_first:
                 last_to_first.callback(super().teardown_sequence, sequence)
@@ -236,9 +233,13 @@ class OPMEngine(MDAEngine):
             super().setup_sequenced_event(event)
             return
         self._relays.raise_if_failed()
-        core, microscope, plan = self.mmcore, self.microscope, event.plan
+        core, microscope = self.mmcore, self.microscope
         refuse_foreign_burst(event, microscope)
+        instrument.prepare_camera(core, microscope)
+        plan = self._measured.refine(event.plan)
+        self._before.focus_corrections_um = self._z_correction
         instrument.prepare_burst(core, microscope, plan, event.burst, self._before)
+        self._set_event_properties(event.properties or ())
         self._burst = BurstRun(
             event,
             core,
@@ -248,6 +249,8 @@ class OPMEngine(MDAEngine):
             supervisor=self.supervisor,
             relays=self._relays,
         )
+        known = event.plan.is_of(self._announced)
+        self._new = {} if known else {BLOCK: self._describe(plan)}
         waveform = burst_waveform(plan, event.burst, microscope)
         self.supervisor.light_may_come(waveform.period_ms, event.burst.n_frames)
         self.daq.arm(waveform)
@@ -265,10 +268,8 @@ class OPMEngine(MDAEngine):
         if self._burst is None or not isinstance(event, BurstEvent):
             yield from super().exec_sequenced_event(event)
             return
-        announced = event.plan is self._announced
-        extra = {} if announced else {BLOCK: self._describe(event.plan)}
         timeouts_s = self._initial_timeout(event), self._frame_timeout(event)
-        yield from self._burst.play(self.post_sequence_started, extra, timeouts_s)
+        yield from self._burst.play(self.post_sequence_started, self._new, timeouts_s)
 
     def post_sequence_started(self, event: SequencedEvent) -> None:
         """Start the scanning stage: its pulse lets the camera expose."""
@@ -277,6 +278,7 @@ class OPMEngine(MDAEngine):
 
     def teardown_event(self, event: useq.MDAEvent) -> None:
         """Make dark, then stop the camera. May be called twice."""
+        self._lamp_stays_on = event.keep_shutter_open
         with ExitStack() as last_to_first:
             last_to_first.callback(super().teardown_event, event)
             if isinstance(event, BurstEvent):

@@ -37,7 +37,7 @@ Shift = tuple[float, float, float]
 NO_SHIFT: Shift = (0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Before:
     """What a run will change and the stock engine does not restore.
 
@@ -53,6 +53,8 @@ class Before:
         Where the XY stage stands; None without one.
     shifts_um : dict
         Number of a stage position to (x, y, z) by which its coming visits move.
+    focus_corrections_um : dict
+        Number of a stage position to what its autofocus has found; None is every one.
     """
 
     focus_um: float | None = None
@@ -60,6 +62,7 @@ class Before:
     stage: dict[Property, str] = field(default_factory=dict)
     xy_um: tuple[float, float] | None = None
     shifts_um: dict[int, Shift] = field(default_factory=dict)
+    focus_corrections_um: dict[int | None, float] = field(default_factory=dict)
 
     def shift(self, p: int, x_um: float, y_um: float, z_um: float) -> None:
         """Move the coming visits of a position, on top of earlier shifts."""
@@ -137,7 +140,7 @@ def prepare_burst(
         If a device does not take a setting, or presets disagree.
     """
     channels = plan.channels_of(burst)
-    position = plan.positions[burst.index.get("p", 0)]
+    position = plan.position_of(burst)
     prepare_camera(core, microscope, start_triggered=plan.stage is not None)
     scan_stage.restore(core, before.stage)
     _move_stages(core, position, _focus_um(position, channels[0], before), before)
@@ -171,11 +174,15 @@ def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:
     }
 
 
-def close_shutters(core: CMMCorePlus, microscope: Microscope) -> None:
-    """Close the shutter if there is one, and those of the lasers."""
+def close_shutters(
+    core: CMMCorePlus, microscope: Microscope, *, lamp: bool = True
+) -> None:
+    """Close the shutters of the lasers and, unless it stays, the core's own."""
+    labels: list[str] = [core.getShutterDevice()] if lamp else []
+    labels += [laser.shutter for laser in microscope.lasers if laser.shutter]
     with ExitStack() as each_of_them:
-        for shutter in _shutters(core, microscope):
-            each_of_them.callback(core.setShutterOpen, shutter, False)
+        for label in filter(None, dict.fromkeys(labels)):
+            each_of_them.callback(core.setShutterOpen, label, False)
 
 
 def halt_stages(core: CMMCorePlus, microscope: Microscope) -> None:
@@ -199,11 +206,6 @@ def _shutters_of(
     if core.getAutoShutter() and core.getShutterDevice():
         wanted.append(core.getShutterDevice())
     return wanted
-
-
-def _shutters(core: CMMCorePlus, microscope: Microscope) -> list[str]:
-    labels = [core.getShutterDevice(), *(x.shutter for x in microscope.lasers)]
-    return [label for label in dict.fromkeys(labels) if label]
 
 
 def _set_presets(core: CMMCorePlus, channels: tuple[PlannedChannel, ...]) -> None:
@@ -255,7 +257,9 @@ def _focus_um(
     if before.focus_um is None:
         return None
     base_um = before.focus_um if position.z_um is None else position.z_um
-    return base_um + channel.z_offset_um
+    corrections = before.focus_corrections_um
+    found_um = corrections.get(position.p, 0.0) + corrections.get(None, 0.0)
+    return base_um + channel.z_offset_um + found_um
 
 
 def _move_stages(

@@ -17,7 +17,7 @@ from opm_engine.properties import InstrumentError
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
 
-    from opm_engine.config import Microscope
+    from opm_engine.config import Microscope, ScanStage
     from opm_engine.daq.measuring import ExposureTimes
     from opm_engine.daq.protocol import Daq
     from opm_engine.plan import ScanPlan
@@ -67,27 +67,52 @@ def measure_exposures(
     return times
 
 
-def measured(
-    core: CMMCorePlus, daq: Daq, microscope: Microscope, plan: ScanPlan
-) -> ScanPlan:
-    """Return a stage scan's plan with the measured frame period and speed.
+class Measurements:
+    """What has been measured for the plans of one run, each thing once.
 
-    Other plans need neither: each frame's edges play its samples.
-
-    Raises
-    ------
-    PlanError
-        If what was measured does not fit the plan.
+    Parameters
+    ----------
+    core : CMMCorePlus
+    daq : Daq
+    microscope : Microscope
     """
-    stage = microscope.scan_stage
-    if plan.stage is None or stage is None:
-        return plan
-    times = measure_exposures(core, daq, plan.channels[0].timing.exposure_ms)
-    period_ms = float(np.median(times.period_ms))
-    plan = plan.measured(period_ms=period_ms)
-    assert plan.stage is not None
-    wanted = abs(plan.stage.speed_um_per_s)
-    before = scan_stage.remember(core, stage)
-    taken = scan_stage.take_speed(core, stage, wanted)
-    scan_stage.restore(core, before)
-    return plan.measured(period_ms=period_ms, stage_speed_um_per_s=taken)
+
+    def __init__(self, core: CMMCorePlus, daq: Daq, microscope: Microscope) -> None:
+        self._core = core
+        self._daq = daq
+        self._stage = microscope.scan_stage
+        self._periods_ms: dict[float, float] = {}
+        self._speeds_um_per_s: dict[float, float] = {}
+
+    def refine(self, plan: ScanPlan) -> ScanPlan:
+        """Return a stage scan's plan with the measured frame period and speed.
+
+        Other plans need neither: each frame's edges play its samples. A plan that was
+        refined already comes back as it is.
+
+        Raises
+        ------
+        PlanError
+            If what was measured does not fit the plan.
+        """
+        if plan.stage is None or self._stage is None:
+            return plan
+        exposure_ms = plan.channels[0].timing.exposure_ms
+        if exposure_ms not in self._periods_ms:
+            times = measure_exposures(self._core, self._daq, exposure_ms)
+            self._periods_ms[exposure_ms] = float(np.median(times.period_ms))
+        plan = plan.measured(period_ms=self._periods_ms[exposure_ms])
+        assert plan.stage is not None
+        return plan.measured(
+            period_ms=self._periods_ms[exposure_ms],
+            stage_speed_um_per_s=self._taken(plan.stage.speed_um_per_s, self._stage),
+        )
+
+    def _taken(self, wanted_um_per_s: float, stage: ScanStage) -> float:
+        if wanted_um_per_s not in self._speeds_um_per_s:
+            before = scan_stage.remember(self._core, stage)
+            taken = scan_stage.take_speed(self._core, stage, wanted_um_per_s)
+            scan_stage.restore(self._core, before)
+            self._speeds_um_per_s[wanted_um_per_s] = taken
+            self._speeds_um_per_s[taken] = taken
+        return self._speeds_um_per_s[wanted_um_per_s]

@@ -123,6 +123,7 @@ class Supervisor:
         self._lock = threading.RLock()
         self._watch: _Watch | None = None
         self._reason: str | None = None
+        self._failure = ""
         self._left_to_guardian = False
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -140,7 +141,7 @@ class Supervisor:
         self.end()
         if self._guardian is not None and not self._guardian.is_alive:
             self._guardian.start()
-        self._reason, self._left_to_guardian = None, False
+        self._reason, self._failure, self._left_to_guardian = None, "", False
         self._ending = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, args=(self._ending,), name="supervisor", daemon=True
@@ -231,16 +232,31 @@ class Supervisor:
 
     def _supervise(self, ending: threading.Event) -> None:
         while not ending.wait(TICK_S):
-            if self._guardian is not None and not self._left_to_guardian:
-                self._guardian.beat()
-            self.attend()
-            watch = self._watch
-            if watch is None or watch.halted:
-                continue
             try:
-                self._look(watch)
-            except DaqError as error:
-                self._trip(watch, f"the board did not answer: {error}")
+                self._work()
+            except Exception as error:  # noqa: BLE001 - whatever it is, light goes off
+                self._fail(error)
+
+    def _work(self) -> None:
+        if self._guardian is not None and not self._left_to_guardian:
+            self._guardian.beat()
+        self.attend()
+        watch = self._watch
+        if watch is None or watch.halted:
+            return
+        try:
+            self._look(watch)
+        except DaqError as error:
+            self._trip(watch, f"the board did not answer: {error}")
+
+    def _fail(self, error: Exception) -> None:
+        """Whoever cannot watch must not let light on: an error here is an alarm."""
+        what = f"the supervisor failed: {type(error).__name__}: {error}"
+        if what != self._failure:  # at every look, perhaps
+            logger.error("%s", what, exc_info=error)
+        self._failure, watch = what, self._watch
+        if watch is not None and not watch.halted:
+            self._trip(watch, what)
 
     def _look(self, watch: _Watch) -> None:
         if self._cancelled():
@@ -258,14 +274,19 @@ class Supervisor:
         return self._silence(watch)
 
     def _silence(self, watch: _Watch) -> str | None:
-        """Look for edges that stopped although more are planned."""
+        """Look for edges that stopped although more are planned.
+
+        The answer may come late; what is measured is silence all the same: from after
+        the answer that brought the latest edge until before the question that brought
+        none.
+        """
+        asked_s = self._clock_s()
         seen = self._daq.count()
-        now_s = self._clock_s()
         if not seen.total or seen.planned >= watch.n_frames:
             return None
         if watch.since_s is None or seen.total != watch.edges:
-            watch.edges, watch.since_s = seen.total, now_s
-        silent_s = now_s - watch.since_s
+            watch.edges, watch.since_s = seen.total, self._clock_s()
+        silent_s = asked_s - watch.since_s
         if silent_s <= SILENT_PERIODS * watch.period_s:
             return None
         return (
@@ -279,7 +300,7 @@ class Supervisor:
                 return
             try:
                 self.halt()
-            except (DaqError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 - it is told, with the reason
                 reason = f"{reason}; and then: {error}"
             self._reason = reason
         logger.error("Light off: %s", reason)

@@ -8,12 +8,14 @@ burst without iterating the whole sequence.
 
 from opm_engine.plan.describe import describe
 from opm_engine.plan.events import BurstEvents
+from opm_engine.plan.field_of_view import set_field_of_view, with_field_of_view
 from opm_engine.plan.foreign import block_of, is_loose, positions_of, stream_of
+from opm_engine.plan.irregular import Part, is_irregular, iterate
 from opm_engine.plan.model import ScanPlan
 from opm_engine.plan.notes import Flag, Inputs
 from opm_engine.plan.parts import Burst, CameraTiming, PlannedChannel, StageScan
 from opm_engine.plan.paths import galvo_paths, period_runs
-from opm_engine.plan.resolve import plan_scan
+from opm_engine.plan.resolve import plan_regular, plan_scan
 from opm_engine.plan.settings import BLOCK, PlanError, ScanSettings
 from opm_engine.plan.stage import refuse_travel
 from opm_engine.plan.stream import ChannelInfo, Place, PositionInfo, Stream
@@ -26,6 +28,7 @@ __all__ = [
     "ChannelInfo",
     "Flag",
     "Inputs",
+    "Part",
     "Place",
     "PlanError",
     "PlannedChannel",
@@ -37,10 +40,15 @@ __all__ = [
     "block_of",
     "describe",
     "galvo_paths",
+    "is_irregular",
     "is_loose",
+    "iterate",
     "period_runs",
+    "plan_regular",
     "plan_scan",
     "positions_of",
     "refuse_travel",
+    "set_field_of_view",
     "stream_of",
+    "with_field_of_view",
 ]

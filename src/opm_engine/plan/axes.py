@@ -38,6 +38,7 @@ def plan_sizes(sequence: useq.MDASequence) -> dict[Axis, int]:
     sizes: dict[Axis, int] = {
         "t": _n_times(sequence.time_plan) if sequence.time_plan else 0,
         "p": len(sequence.stage_positions),
+        "g": 0,
         "c": len(sequence.channels),
         "z": max(sequence.z_plan.num_positions(), 0) if sequence.z_plan else 0,
     }

@@ -23,6 +23,7 @@ from opm_engine.plan.parts import (
     Frozen,
     PlannedChannel,
     StageScan,
+    Whole,
 )
 from opm_engine.plan.stream import ChannelInfo, PositionInfo, Stream
 
@@ -72,6 +73,9 @@ class ScanPlan(Frozen):
     geometry : Geometry
     stage : StageScan, optional
         Path of the stage in each burst of mode ``stage``.
+    whole : Whole, optional
+        Of which this is one scan, if the sequence is no regular grid; ``axes`` and
+        sizes are then this scan's.
     warnings : tuple of str
         What works but the user should know.
     """
@@ -98,6 +102,7 @@ class ScanPlan(Frozen):
     n_flyback: int = 0
     geometry: Geometry
     stage: StageScan | None = None
+    whole: Whole | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -106,6 +111,7 @@ class ScanPlan(Frozen):
         return {
             "t": self.n_times,
             "p": len(self.positions),
+            "g": 1,
             "c": len(self.channels),
             "z": self.geometry.n_planes,
         }
@@ -118,6 +124,8 @@ class ScanPlan(Frozen):
     @property
     def n_events(self) -> int:
         """Frames that a run yields."""
+        if self.whole is not None:
+            return self.whole.n_events
         return math.prod(self.sizes.values())
 
     @property
@@ -242,26 +250,50 @@ class ScanPlan(Frozen):
         y_um, x_um = self.projected_pixel_um or (pixel_um, pixel_um)
         z_um = 1.0 if self.projected_pixel_um else geometry.step_um
         offsets_um = self.channel_offsets_um
+        whole = self.whole or Whole(
+            n_events=self.n_events,
+            n_times=self.n_times,
+            n_planes=geometry.n_planes,
+            channels=self._channel_infos,
+            positions=self.positions,
+        )
         return Stream(
             kind="planes",
             shape=(geometry.n_rows, geometry.n_columns),
             scale_um=(z_um, y_um, x_um),
-            n_planes=geometry.n_planes,
-            n_times=self.n_times,
+            n_planes=whole.n_planes,
+            n_times=whole.n_times,
             interval_s=self.interval_s,
-            channels=tuple(
-                ChannelInfo(
-                    name=f"{channel.name} {camera}".rstrip(),
-                    colour=channel.colour,
-                    exposure_ms=channel.timing.exposure_ms,
-                )
-                for channel in self.channels
-                for camera in self.cameras or ("",)
-            ),
-            positions=self.positions,
+            channels=whole.channels,
+            positions=whole.positions,
             n_cameras=self.n_cameras,
             channel_offsets_um=tuple(
                 offset_um for offset_um in offsets_um for _ in range(self.n_cameras)
             ),
             bidirectional=self.bidirectional,
+        )
+
+    def position_of(self, burst: Burst) -> PositionInfo:
+        """Return where the stage is in a burst."""
+        if self.whole is None:
+            return self.positions[burst.index.get("p", 0)]
+        site = burst.index.get("p", 0), burst.index.get("g", 0)
+        return next(x for x in self.whole.positions if (x.p, x.g) == site)
+
+    def is_of(self, other: ScanPlan | None) -> bool:
+        """Whether both are scans of one sequence."""
+        if self is other or other is None:
+            return self is other
+        return self.whole is not None and self.whole == other.whole
+
+    @property
+    def _channel_infos(self) -> tuple[ChannelInfo, ...]:
+        return tuple(
+            ChannelInfo(
+                name=f"{channel.name} {camera}".rstrip(),
+                colour=channel.colour,
+                exposure_ms=channel.timing.exposure_ms,
+            )
+            for channel in self.channels
+            for camera in self.cameras or ("",)
         )

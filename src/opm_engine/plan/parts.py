@@ -10,8 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Axis = Literal["t", "p", "c", "z"]
-AXES: tuple[Axis, ...] = ("t", "p", "c", "z")
+from opm_engine.plan.stream import ChannelInfo, PositionInfo
+
+Axis = Literal["t", "p", "g", "c", "z"]
+AXES: tuple[Axis, ...] = ("t", "p", "g", "c", "z")
 """In the order of useq's own event index."""
 
 
@@ -166,3 +168,25 @@ class Burst(Frozen):
     def is_lit(self, frame: int) -> bool:
         """Whether a frame belongs to an event; the others are popped and dropped."""
         return 0 <= frame % self.frames_per_run - self.n_lead < self.n_lit
+
+
+class Whole(Frozen):
+    """What several scans, planned one by one, make together.
+
+    Attributes
+    ----------
+    n_events : int
+        Frames that the run yields, of each camera.
+    n_times, n_planes : int
+        The largest.
+    channels : tuple of ChannelInfo
+        By their number in the events; with several cameras c * n_cameras + cam.
+    positions : tuple of PositionInfo
+        Sites: stage positions, or the tiles of their grids.
+    """
+
+    n_events: int
+    n_times: int
+    n_planes: int
+    channels: tuple[ChannelInfo, ...]
+    positions: tuple[PositionInfo, ...]

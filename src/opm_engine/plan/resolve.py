@@ -18,11 +18,12 @@ from opm_engine.plan.channels import (
     refuse_unequal_interleaved,
 )
 from opm_engine.plan.foreign import positions_of
+from opm_engine.plan.irregular import is_irregular, plan_irregular
 from opm_engine.plan.light import plan_light, refuse_long_arrays
 from opm_engine.plan.model import ScanPlan
 from opm_engine.plan.modes import plan_mode
 from opm_engine.plan.movement import plan_movement
-from opm_engine.plan.regular import refuse_irregular
+from opm_engine.plan.regular import refuse_unplayable
 from opm_engine.plan.scan import plan_geometry, plan_offsets
 from opm_engine.plan.settings import ScanSettings
 
@@ -51,8 +52,15 @@ def plan_scan(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan:
     PlanError
         If this microscope cannot play it; names the field and what would work.
     """
+    refuse_unplayable(sequence)
+    if is_irregular(sequence):
+        return plan_irregular(sequence, microscope, plan_regular)
+    return plan_regular(sequence, microscope)
+
+
+def plan_regular(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan:
+    """Plan a sequence whose events form one regular grid; see `plan_scan`."""
     settings = ScanSettings.of(sequence)
-    refuse_irregular(sequence)
     mode = plan_mode(settings, sequence, microscope)
     sizes = plan_sizes(sequence)
     channels = plan_channels(sequence, microscope)

@@ -44,6 +44,8 @@ class PositionInfo(BaseModel):
         Its place in the sequence's stage positions and in their grid.
     n_planes : int, optional
         Planes per volume here, where it differs from the stream's.
+    origin_um : float, optional
+        Scan offset of the plane lowest in Y, where positions have scans of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +57,7 @@ class PositionInfo(BaseModel):
     p: Annotated[int, Field(ge=0)] = 0
     g: Annotated[int, Field(ge=0)] = 0
     n_planes: Count | None = None
+    origin_um: float | None = None
 
 
 class Place(NamedTuple):

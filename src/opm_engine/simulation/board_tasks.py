@@ -100,9 +100,10 @@ class Pulse:
     idles_high : bool
         Whether a pulse is low for ``low_s`` on a line that is else high.
     delay_again : bool or None
-        Whether later triggers wait for ``delay_s`` too; if not, for the time between
-        two pulses. None is the driver's default: only single pulses do (X Series User
-        Manual, "Retriggerable Pulse or Pulse Train Generation").
+        Whether later triggers wait for ``delay_s`` too. None is the driver's default:
+        only single pulses do (X Series User Manual, "Retriggerable Pulse or Pulse
+        Train Generation"). If not, the model waits for the time between two pulses,
+        which the manual does not say.
     """
 
     delay_s: float

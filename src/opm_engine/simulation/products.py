@@ -144,12 +144,13 @@ class Product:
 _X_SERIES, _AO_SERIES, _USB = 15858, 14647, 14646
 _X_COUNTERS = ("PFI8", "PFI3", "PFI0", "PFI5")
 
-# Channels, ports and rates: labscript-devices' capabilities.json, which was read from
-# the devices by the driver (USB-6341: NI's specifications; its sibling 6343 agrees).
-# FIFOs: NI's specifications of the 634x, 636x, 6738 and 673x. Counters, filters and
-# watchdog: X Series User Manual. One more edge, no reset of AO: NI-DAQmx Device
-# Considerations. Not found in print, to be verified on the device: the 6738's counter
-# sources and DO FIFO, the 6733's DO FIFO.
+# Read: channels, ports and rates in labscript-devices' capabilities.json, which the
+# driver wrote (6343, 6363, 6738, 6733, 6008); analog input rates, retriggering and
+# watchdog in the X Series User Manual; the AO series' edge more in NI-DAQmx Device
+# Considerations.
+# Not found in print, so to be verified on the device: the USB-6341's output rates
+# (taken from the 6343), all FIFO sizes, outputs that a reset leaves alone, the 6738's
+# series, change detection and counter sources, the 6733's filters.
 _BOARDS = (
     Product(
         name="USB-6341",
@@ -207,6 +208,7 @@ _BOARDS = (
         do_max_rate_hz=10e6,
         ao_fifo=65535,
         do_fifo=2047,
+        ao_zero_on_reset=False,
     ),
     Product(
         name="PCI-6733",

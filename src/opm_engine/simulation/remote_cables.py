@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -96,10 +97,7 @@ class RemoteCables:
         ValueError
             If the board has no such terminal.
         """
-        edge = {"drive": (terminal, bool(level), float(time_s))}
-        with self._lock:
-            if self._lost is None:
-                self._tell(edge)
+        self._tell({"drive": (terminal, bool(level), float(time_s))})
 
     def digital_trace(
         self, line: str, start_s: float, end_s: float
@@ -131,10 +129,8 @@ class RemoteCables:
         self._clock.follow(Pace(max(now_s, board_s), time_scale, ceiling_s))
 
     def _announce(self) -> None:
-        """Keep the board's clock in step; at the end of a run, see that it is there."""
-        with self._lock:
-            if self._lost is None:
-                self._tell({})
+        """Keep the board's clock in step; at the end of a run, let it catch up."""
+        self._tell({})
 
     def _trace(
         self, kind: str, pin: str, start_s: float, end_s: float
@@ -154,10 +150,8 @@ class RemoteCables:
         if math.isfinite(pace.ceiling_s):
             self._questions.put(pack({"pace": pace, **message}))
             return
-        try:
+        with self._lock, suppress(OSError):  # told to whoever looks at an output
             self._update(self._known_s, message)
-        except OSError:
-            return  # remembered, and told to whoever looks at an output
 
     def _update(self, until_s: float, message: dict[str, Any]) -> None:
         """Send a message, and bring the copies up to ``until_s``."""

@@ -148,6 +148,21 @@ class TestEachCallFails:
         daq.make_dark()
 
 
+@pytest.mark.parametrize("after", [2, 4], ids=["lasers", "analog outputs"])
+def test_a_task_that_will_not_close_is_closed_later(after: int) -> None:
+    with opened(full_microscope()) as (daq, board):
+        daq.arm(FULL_WAVEFORM)
+        light(board)
+        # its own two ways to end, and then by name; laser_enable's task comes first
+        board.fail("TaskControl", -50405, after=after - 1)
+        for turn in (after - 1, after):
+            board.fail("ClearTask", -50405, after=turn)
+        with pytest.raises(DaqError, match=r"failed \(NI -50405\)"):
+            daq.make_dark()
+        assert "ResetDevice" not in board.calls
+        assert_clean(board)
+
+
 def test_each_call_of_opening_fails(demo: Microscope) -> None:
     board = Board()
     with BoardServer(board) as server:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -163,6 +163,24 @@ SCANS = st.fixed_dictionaries(
     }
 )
 
+LONG_WAY_BACK = {
+    "order": "tpzc",
+    "n_times": 3,
+    "n_channels": 1,
+    "n_planes": 12,
+    "step_um": 1.0,
+    "go_up": True,
+    "exposure_ms": 2.0,
+    "bidirectional": False,
+}
+SLOW = {
+    "acceleration_v_per_ms2": None,
+    "slew_v_per_ms": 0.3,
+    "settle_ms": 0.3,
+    "volts_per_um": 0.05,
+}
+"""Takes more than a frame for it."""
+
 
 def sequence_of(wishes: dict[str, Any], **chosen: Any):
     n_planes, step_um = wishes["n_planes"], wishes["step_um"]
@@ -228,6 +246,8 @@ def assert_at_speed(played: Played, galvo: Galvo) -> None:
 
 @settings(deadline=None)
 @given(wishes=SCANS, limits=GALVOS, pulse_part=st.none() | st.floats(0.02, 1))
+@example(wishes=LONG_WAY_BACK, limits=SLOW, pulse_part=0.5)
+@example(wishes=LONG_WAY_BACK, limits=SLOW, pulse_part=None)
 def test_steps(wishes, limits, pulse_part) -> None:
     window_ms = wishes["exposure_ms"] - 256 * 4.868e-3
     pulses = {"pulse_ms": {"488": window_ms * pulse_part}} if pulse_part else {}

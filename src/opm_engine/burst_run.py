@@ -120,6 +120,8 @@ class BurstRun:
                 self._supervisor.handed_over()
                 yield frame.image, sub_event, meta
                 self._supervisor.taken_back()
+            if self._source.popped < event.burst.n_frames:
+                self._supervisor.halt()  # or wait for whoever does it just now
             self._supervisor.raise_if_tripped()
             if not self._cancelled():
                 self._close()
@@ -147,14 +149,12 @@ class BurstRun:
             if not frame.camera:
                 exposure += 1
                 number += burst.is_lit(exposure)
-            if self._ending():
-                if exposure >= self._daq.count().planned:
-                    break  # exposed in the dark, after the light was switched off
-            elif (now_s := time.monotonic()) > next_check_s or not (
-                (exposure + 1) % n_run
-            ):
+            ending, now_s = self._ending(), time.monotonic()
+            if not ending and (now_s > next_check_s or not (exposure + 1) % n_run):
                 next_check_s = now_s + CHECK_S
-                self._check()
+                ending = self._overtaken_in_check()
+            if ending and exposure >= self._daq.count().planned:
+                break  # exposed in the dark, after the light was switched off
             self._delivered = exposure + 1
             if burst.is_lit(exposure):
                 yield number, frame
@@ -162,18 +162,25 @@ class BurstRun:
     def _ending(self) -> bool:
         """Whether the burst ends early; then it is dark and the camera stopped."""
         self._relays.raise_if_failed()
-        if self._cancelled():
-            self._supervisor.halt()
+        if self._cancelled() or self._supervisor.reason is not None:
+            self._supervisor.halt()  # or wait for whoever does it just now
             return True
-        return self._supervisor.reason is not None
+        return False
 
     def _cancelled(self) -> bool:
         return self._core.mda.status.cancel_requested
 
-    def _check(self) -> None:
+    def _overtaken_in_check(self) -> bool:
+        """Compare; True if it fails because light was switched off meanwhile."""
         seen = self._daq.count()
-        self._accounts.check_progress(self._event.burst, self._source.popped, seen)
+        try:
+            self._accounts.check_progress(self._event.burst, self._source.popped, seen)
+        except FrameAccountError:
+            if seen.irregular is None and self._ending():
+                return True
+            raise
         self._read_inputs()
+        return False
 
     def _close(self) -> None:
         """Count, stop the camera, count again, compare."""

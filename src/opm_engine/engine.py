@@ -33,6 +33,7 @@ from opm_engine.bursts import (
     refuse_foreign_burst,
     refuse_outside_burst,
 )
+from opm_engine.daq.protocol import DaqError
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.measured import Measurements
 from opm_engine.plan import BLOCK, describe, plan_scan, set_field_of_view
@@ -222,9 +223,11 @@ class OPMEngine(MDAEngine):
                     action.setup(event)
             else:
                 super().setup_event(event)
-        except BaseException:
+        except BaseException as error:
             # The runner does not call teardown_event after an error here.
             self.teardown_event(event)
+            if isinstance(error, DaqError):
+                self.supervisor.raise_if_overtaken()
             raise
 
     def setup_sequenced_event(self, event: SequencedEvent) -> None:

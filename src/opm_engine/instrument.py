@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 
 from opm_engine import scan_stage
 from opm_engine.config.profiles import camera_properties
-from opm_engine.properties import InstrumentError, Property, set_property
+from opm_engine.properties import (
+    InstrumentError,
+    Property,
+    require_property,
+    set_property,
+)
 
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
 
-    from opm_engine.config import Microscope
+    from opm_engine.config import Camera, Microscope
     from opm_engine.plan import (
         Burst,
         CameraTiming,
@@ -108,21 +113,47 @@ def prepare_camera(
         If the camera has no such property, or does not take a value.
     """
     camera = microscope.camera
+    wanted = refuse_unknown(core, microscope, start_triggered=start_triggered)
     if tuple(core.getROI()) != camera.roi:
         core.clearROI()
         core.setROI(*camera.roi)
         if (got := tuple(core.getROI())) != camera.roi:
             msg = f"camera.roi = {list(camera.roi)}, but the camera took {list(got)}"
             raise InstrumentError(msg)
-    wanted = camera_properties(camera, start_triggered=start_triggered)
     for device in camera.devices:
         for name, value in wanted.items():
-            source = "properties" if name in camera.properties else "profile"
-            field_name = f'camera.{source}["{name}"]'
-            set_property(core, (device, name), value, field_name)
+            set_property(core, (device, name), value, _field_of(camera, name))
     if core.getBytesPerPixel() != 2:
         msg = f"{camera.label} must give 16-bit pixels; choose them in mm_config"
         raise InstrumentError(msg)
+
+
+def refuse_unknown(
+    core: CMMCorePlus, microscope: Microscope, *, start_triggered: bool
+) -> dict[str, str | float]:
+    """Return the camera's properties, once the loaded devices have all of them.
+
+    Raises
+    ------
+    ConfigError
+        If this make of camera cannot do what is described.
+    InstrumentError
+        If a device lacks a property; nothing was set or moved then.
+    """
+    camera = microscope.camera
+    wanted = camera_properties(camera, start_triggered=start_triggered)
+    for device in camera.devices:
+        for name in wanted:
+            require_property(core, (device, name), _field_of(camera, name))
+    return wanted
+
+
+def _field_of(camera: Camera, name: str) -> str:
+    """Field of the description that asks for a property."""
+    for table in ("start_trigger", "properties"):
+        if name in getattr(camera, table):
+            return f'camera.{table}["{name}"]'
+    return f'camera.profile = "{camera.profile}": "{name}"'
 
 
 def prepare_burst(
@@ -147,7 +178,7 @@ def prepare_burst(
     _set_presets(core, channels)
     set_laser_power(core, microscope, plan)
     prepare_exposure(core, microscope, channels[0])
-    _size_buffer(core, channels[0].timing, burst.n_frames)
+    _size_buffer(core, channels[0].timing, burst.n_frames, plan.n_cameras)
     if plan.stage is not None and microscope.scan_stage is not None:
         scan_stage.prepare_scan(core, microscope.scan_stage, plan.stage)
     for shutter in _shutters_of(core, microscope, channels):
@@ -240,9 +271,12 @@ def prepare_exposure(
         raise InstrumentError(msg)
 
 
-def _size_buffer(core: CMMCorePlus, timing: CameraTiming, n_frames: int) -> None:
+def _size_buffer(
+    core: CMMCorePlus, timing: CameraTiming, n_frames: int, n_cameras: int
+) -> None:
     """Size the circular buffer for a few seconds of frames, before light is armed."""
-    frame_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+    image_bytes = core.getImageWidth() * core.getImageHeight() * core.getBytesPerPixel()
+    frame_bytes = image_bytes * n_cameras
     wanted = max(MIN_BUFFER_FRAMES, math.ceil(BUFFER_S * 1000 / timing.period_ms))
     n_bytes = min(min(wanted, n_frames + 2) * frame_bytes, MAX_BUFFER_BYTES)
     footprint_mb = math.ceil(n_bytes / 1024**2)

@@ -77,13 +77,16 @@ class Interrupts:
         return self._word[1] if self._word and self._word[0] == run else None
 
     def attend(self) -> None:
-        """Cancel the run if there is word to do so. Called from the supervisor."""
+        """Cancel the run if there is word to do so. Called from the supervisor.
+
+        Again and again until it ends: the runner loses what comes just before an event.
+        """
         word = self._word
-        if word is None or word == self._attended:
+        if word is None or word[0] != self._run():
             return
-        self._attended = word
         self._cancel()
-        if word[1] == signal.SIGTERM:
+        if word[1] == signal.SIGTERM and word != self._attended:
+            self._attended = word
             threading.Thread(target=self._leave, name="leave", daemon=True).start()
 
     def _handle(self, number: int, frame: Any) -> None:

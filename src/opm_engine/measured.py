@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opm_engine import scan_stage
+from opm_engine import instrument, scan_stage
 from opm_engine.properties import InstrumentError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Measurements:
     def __init__(self, core: CMMCorePlus, daq: Daq, microscope: Microscope) -> None:
         self._core = core
         self._daq = daq
+        self._microscope = microscope
         self._stage = microscope.scan_stage
         self._periods_ms: dict[float, float] = {}
         self._speeds_um_per_s: dict[float, float] = {}
@@ -92,6 +93,8 @@ class Measurements:
 
         Raises
         ------
+        ConfigError, InstrumentError
+            If the camera knows no way to wait for the stage.
         PlanError
             If what was measured does not fit the plan.
         """
@@ -99,14 +102,20 @@ class Measurements:
             return plan
         exposure_ms = plan.channels[0].timing.exposure_ms
         if exposure_ms not in self._periods_ms:
-            times = measure_exposures(self._core, self._daq, exposure_ms)
-            self._periods_ms[exposure_ms] = float(np.median(times.period_ms))
+            self._periods_ms[exposure_ms] = self._period_ms(exposure_ms)
         plan = plan.measured(period_ms=self._periods_ms[exposure_ms])
         assert plan.stage is not None
         return plan.measured(
             period_ms=self._periods_ms[exposure_ms],
             stage_speed_um_per_s=self._taken(plan.stage.speed_um_per_s, self._stage),
         )
+
+    def _period_ms(self, exposure_ms: float) -> float:
+        core, microscope = self._core, self._microscope
+        instrument.refuse_unknown(core, microscope, start_triggered=True)
+        instrument.prepare_camera(core, microscope)  # after a burst it waits
+        times = measure_exposures(core, self._daq, exposure_ms)
+        return float(np.median(times.period_ms))
 
     def _taken(self, wanted_um_per_s: float, stage: ScanStage) -> float:
         if wanted_um_per_s not in self._speeds_um_per_s:

@@ -37,10 +37,7 @@ def set_property(
     InstrumentError
         If there is no such property, or the device does not take the value.
     """
-    if not core.hasProperty(*where):
-        known = ", ".join(core.getDevicePropertyNames(where[0]))
-        msg = f"{field_name}: {where[0]} has no such property; it has {known}"
-        raise InstrumentError(msg)
+    require_property(core, where, field_name)
     if same(core.getProperty(*where), value):
         return
     try:
@@ -50,6 +47,14 @@ def set_property(
         raise InstrumentError(msg) from error
     if not same(read := core.getProperty(*where), value):
         msg = f"{field_name} = {value!r}, but it reads {read!r}"
+        raise InstrumentError(msg)
+
+
+def require_property(core: CMMCorePlus, where: Property, field_name: str) -> None:
+    """Raise `InstrumentError` unless the device has the property; names what it has."""
+    if not core.hasProperty(*where):
+        known = ", ".join(core.getDevicePropertyNames(where[0]))
+        msg = f"{field_name}: {where[0]} has no such property; it has {known}"
         raise InstrumentError(msg)
 
 

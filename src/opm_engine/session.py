@@ -117,8 +117,8 @@ class Scope:
             self.twin = self._open_twin(opening, specimen)
             self.core = self.twin.core if self.twin else self._open_core(opening)
             address = self.twin.address if self.twin else microscope.daq.address
-            guardian = self._start_guardian(opening, address)
             self.daq = NIDaq(microscope, address=address)
+            guardian = self._start_guardian(opening, address)
             opening.callback(self.daq.close)
             self.daq.open()
             self.engine = OPMEngine(
@@ -129,6 +129,7 @@ class Scope:
                 clock_s=self.twin.clock.now if self.twin else time.monotonic,
             )
             self.core.mda.set_engine(self.engine)
+            self.engine.turn.guard(self.core.mda)
             if microscope.remote_focus is not None:
                 search = RemoteFocusSearch(self.engine, microscope.remote_focus)
                 self.engine.register_action(autofocus.ACTION, execute=search.execute)
@@ -154,9 +155,14 @@ class Scope:
         if self.twin is not None and self.twin.board is not None:
             return None
         guardian = Guardian(self.microscope, address=address)
-        opening.callback(guardian.stop)
+        opening.callback(self._dismiss, guardian)
         guardian.start()
         return guardian
+
+    def _dismiss(self, guardian: Guardian) -> None:
+        """Let the guardian go, unless the board has not obeyed: it tries for longer."""
+        if not self.daq.light_possible:
+            guardian.stop()
 
     def _prepare_interrupts(self, opening: ExitStack) -> Interrupts:
         mda, turn = self.core.mda, self.engine.turn

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def snap_sequence(
-    channels: Sequence[str | dict[str, Any]],
+    channels: str | Sequence[str | dict[str, Any]],
     *,
     group: str,
     exposure_ms: float,
@@ -31,7 +31,7 @@ def snap_sequence(
 
     Parameters
     ----------
-    channels : sequence of str or dict
+    channels : str or sequence of str or dict
         Names of lasers, or channels as in a sequence.
     group : str
         Config group of the channels.
@@ -40,6 +40,8 @@ def snap_sequence(
     settings : dict
         Of the scan.
     """
+    if isinstance(channels, str):
+        channels = [channels]
     named = [{"config": x} if isinstance(x, str) else x for x in channels]
     defaults = {"group": group, "exposure": exposure_ms}
     return useq.MDASequence(

@@ -21,6 +21,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pymmcore_plus.mda import SkipEvent
+
 from opm_engine.daq.protocol import DaqError
 
 if TYPE_CHECKING:
@@ -175,12 +177,19 @@ class Supervisor:
         ------
         DaqError
             If the board did not obey.
+        SafetyError
+            If it did not, and light was to go off unasked: says why.
         """
         try:
             self._make_dark()
-        except DaqError:
+        except DaqError as error:
             # without heartbeats it acts soon, and tries for longer than a run can wait
             self._left_to_guardian = True
+            if (
+                self._reason is not None
+                and threading.current_thread() is not self._thread
+            ):
+                raise SafetyError(self._reason) from error
             raise
         if self._guardian is not None and not self._left_to_guardian:
             self._guardian.watch(False)
@@ -228,6 +237,20 @@ class Supervisor:
         if self._reason is not None:
             raise SafetyError(self._reason)
 
+    def raise_if_overtaken(self) -> None:
+        """Raise if the board was made dark while it was being armed.
+
+        Raises
+        ------
+        SafetyError
+            If unasked; says why.
+        SkipEvent
+            If the run was cancelled: nothing was acquired, and nothing is wrong.
+        """
+        self.raise_if_tripped()
+        if self._cancelled():
+            raise SkipEvent(num_frames=0, reason="cancelled while arming")
+
     # ---------------------------------------------------------------- the thread
 
     def _supervise(self, ending: threading.Event) -> None:
@@ -247,7 +270,8 @@ class Supervisor:
         try:
             self._look(watch)
         except DaqError as error:
-            self._trip(watch, f"the board did not answer: {error}")
+            if not self._trip(watch, f"the board did not answer: {error}"):
+                logger.warning("The board did not answer, in the dark: %s", error)
 
     def _fail(self, error: Exception) -> None:
         """Whoever cannot watch must not let light on: an error here is an alarm."""
@@ -294,17 +318,20 @@ class Supervisor:
             f"edge for {silent_s * 1000:.3g} ms"
         )
 
-    def _trip(self, watch: _Watch, reason: str) -> None:
+    def _trip(self, watch: _Watch, reason: str) -> bool:
+        """Switch light off and say why; False if that has been done already."""
         with self._lock:
             if watch is not self._watch or watch.halted:
-                return
+                return False
+            # first: whoever counts frames must not take the dark ones for a slip
+            self._reason = reason
             try:
                 self.halt()
             except Exception as error:  # noqa: BLE001 - it is told, with the reason
-                reason = f"{reason}; and then: {error}"
-            self._reason = reason
+                self._reason = reason = f"{reason}; and then: {error}"
         logger.error("Light off: %s", reason)
         self._let_go()
+        return True
 
 
 def _nothing() -> None:

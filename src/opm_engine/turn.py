@@ -1,12 +1,18 @@
 """`Turn`: one run at a time.
 
 Separate from the engine because it is about threads alone. pymmcore-plus's runner has
-no such guard: a second run would end the first without a word.
+no such guard: a second run would end the first without a word, and even one that the
+engine refuses would leave the first without its file and deaf to a cancel.
 """
 
 from __future__ import annotations
 
 import threading
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pymmcore_plus.mda import MDARunner
 
 
 class Turn:
@@ -55,3 +61,21 @@ class Turn:
     def release(self) -> None:
         """End the run."""
         self._owner = None
+
+    def guard(self, runner: MDARunner) -> None:
+        """Let a runner refuse a second run before that touches the first.
+
+        It also forgets a run that was interrupted, whose end is never announced.
+        """
+        run = runner.run
+
+        @wraps(run)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            self.refuse_second()
+            try:
+                run(*args, **kwargs)
+            finally:
+                if self.is_mine:
+                    self.release()
+
+        vars(runner)["run"] = guarded

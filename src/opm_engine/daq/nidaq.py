@@ -289,6 +289,7 @@ class NIDaq:
         self._lit = not blanked
         if burst is not None:
             n_played += [self._stop_volts(burst, trial)]
+            self._driver.free_lost()
         trial(self._pins.drop_powers, _PERSIST)
         trial(self._pins.park, _PERSIST)
         if burst is not None:

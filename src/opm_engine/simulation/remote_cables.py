@@ -140,7 +140,7 @@ class RemoteCables:
             if since_s is None or start_s < since_s:
                 self._update(max(end_s, self._known_s), {"watch": (kind, pin, start_s)})
                 self._since_s[kind, pin] = start_s
-            elif end_s > self._known_s + INSTANT_S:
+            elif end_s > self._known_s + INSTANT_S:  # up to there it cannot change
                 self._update(end_s, {})
             return self._copies[kind, pin].between(start_s, end_s)
 

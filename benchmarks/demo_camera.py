@@ -103,11 +103,13 @@ def microscope(size: tuple[int, int]) -> Microscope:
     table = Microscope.demo().model_dump(mode="json", exclude_none=True)
     table["camera"] |= {
         "label": "Camera",
+        "profile": None,
         "roi": [0, 0, *size],
         "line_time_us": 0.1,
         "properties": {},
         "trailing_exposures": 0,
     }
+    table["scan_stage"] = table["remote_focus"] = None  # which the core lacks
     table["daq"]["galvo"] |= {"slew_v_per_ms": 1e6, "settle_ms": 0}
     return Microscope.from_table(table)
 

@@ -35,6 +35,14 @@ SHIFT = {
 }
 
 
+def bare() -> Microscope:
+    """The demo's microscope without what only some modes need: no stage takes time."""
+    microscope = Microscope.demo()
+    daq = microscope.daq.model_copy(update={"projection": None})
+    without = {"daq": daq, "scan_stage": None, "remote_focus": None}
+    return microscope.model_copy(update=without)
+
+
 def full(**changes: Any) -> Microscope:
     """A microscope with second galvo and stage; ``a__b=1`` changes ``a.b``."""
     table = Microscope.demo().model_dump(mode="json", exclude_none=True)

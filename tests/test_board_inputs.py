@@ -240,6 +240,19 @@ class TestFilters:
         board.advance(4.0)
         assert board.task("edges").acquired == 1
 
+    def test_opposite_edges_at_one_instant(self, board: Board) -> None:
+        detecting(board, 1e-4)
+        board.drive("PFI0", True, 1.0)
+        board.clear("edges")
+        detecting(board, 1e-4)
+        board.drive("PFI0", False, 1.0)
+        board.advance(2.0)
+        # the new task has begun at the high level and sees one falling edge
+        assert board.task("edges").acquired == 1
+        exposures(board, [3.0])
+        board.advance(4.0)
+        assert board.task("edges").acquired == 3
+
     def test_ends_with_its_task(self, board: Board) -> None:
         detecting(board, 1e-4)
         pulsing(board, MS, 2)

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from opm_engine.daq.nidaq import NIDaq
 from opm_engine.daq.protocol import ExposureCount, Waveform
+from opm_engine.instrument import prepare_camera
 from opm_engine.simulation.board import Board
 from opm_engine.simulation.board_process import serve_board
 from opm_engine.simulation.board_status import board_status
@@ -143,9 +144,7 @@ def opened(address: str | None) -> Iterator[tuple[Twin, NIDaq]]:
     twin = Twin(description, Ruler(), address)
     daq = NIDaq(description, address=twin.address)
     try:
-        for name, value in description.camera.properties.items():
-            twin.core.setProperty("Camera", name, value)
-        twin.core.setROI(*description.camera.roi)
+        prepare_camera(twin.core, description)
         twin.core.setExposure(5)
         daq.open()
         yield twin, daq
@@ -441,7 +440,7 @@ def test_refuses_a_terminal_that_is_none(bench: Bench) -> None:
 
 PINS = ("port0/line0", "port0/line1", "port1/line1")
 MOVES = st.one_of(
-    st.tuples(st.just("wait"), st.just(""), st.floats(0, 0.01)),
+    st.tuples(st.just("wait"), st.just(""), st.sampled_from([0.0, 1e-5, 1e-3])),
     st.tuples(st.just("write"), st.sampled_from(PINS), st.booleans()),
     st.tuples(st.just("volts"), st.just("ao0"), st.floats(-10, 10)),
     st.tuples(st.just("edge"), st.just("PFI0"), st.booleans()),

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,19 +39,62 @@ def opm_engine(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str
     )
 
 
+def reported(*arguments: object, cwd: Path, status: int = 0) -> dict[str, Any]:
+    """What a command prints with ``--json``: one object and nothing else."""
+    done = opm_engine(*arguments, "--json", cwd=cwd)
+    assert done.returncode == status, done.stderr
+    (line,) = done.stdout.splitlines()
+    report = json.loads(line)
+    assert isinstance(report, dict)
+    return report
+
+
+def describe(path: Path, **changes: Any) -> None:
+    """Write a small simulated microscope."""
+    table = microscope(**changes).model_dump(mode="json", exclude_none=True)
+    path.write_text(tomli_w.dumps(table))
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A folder with a small simulated microscope and a sequence for it."""
-    table = microscope().model_dump(mode="json", exclude_none=True)
-    (tmp_path / "scope.toml").write_text(tomli_w.dumps(table))
+    describe(tmp_path / "scope.toml")
     (tmp_path / "scan.yaml").write_text(scan().yaml())
     return tmp_path
 
 
+@contextmanager
+def process(*words: str, cwd: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process that heeds Ctrl-C, and is gone afterwards."""
+    # A shell that runs the tests in the background makes its children ignore SIGINT.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    with subprocess.Popen(
+        [sys.executable, "-c", heed + MAIN, *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a simulated board that is a process of its own."""
+    words = "simulate-daq", "--address", "127.0.0.1:0", "--json"
+    with process(*words, cwd=tmp_path_factory.mktemp("board")) as running:
+        assert running.stdout is not None
+        yield json.loads(running.stdout.readline())["address"]
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=20) == 0
+
+
 def test_demo(tmp_path: Path) -> None:
-    done = opm_engine("demo", "--volumes", 1, "--out", "out", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported("demo", "--volumes", 1, "--out", "out", cwd=tmp_path)
     out = tmp_path / "out"
     assert report == json.loads((out / "report.json").read_text())
     assert report["frames_asked"] == report["frames_popped"] == 404
@@ -117,6 +162,17 @@ ERRORS = {
     ),
     "no-command": ("fly",),
     "no-volumes": ("demo", "--volumes", "0"),
+    "check-nothing": ("check", "no.toml"),
+    "check-impossible": ("check", "scope.toml", "--sequence", "impossible.yaml"),
+    "no-such-laser": ("calibrate", "scope.toml", "--laser", "640"),
+    "no-board": ("run", "scan.yaml", "--out", "x", "--daq-address", "127.0.0.1:9"),
+    "no-address": ("simulate-daq",),
+    "not-an-address": ("simulate-daq", "--address", "here"),
+    "no-such-product": (
+        *("simulate-daq", "--address", "127.0.0.1:0"),
+        *("--product", "PCIe-9999"),
+    ),
+    "nobody-there": ("simulate-daq", "--address", "127.0.0.1:9", "--status"),
 }
 
 
@@ -164,42 +220,134 @@ def test_debug_shows_where(small: Path) -> None:
     assert "Traceback" in debug.stderr
 
 
-def test_help_names_the_commands(tmp_path: Path) -> None:
-    done = opm_engine("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in ("demo", "init", "run"))
+HELP = {
+    "": ("demo", "init", "run", "check", "calibrate", "simulate-daq", "--debug"),
+    "demo": ("--out", "--volumes", "--json", "--daq-address"),
+    "run": ("SEQUENCE.yaml", "--microscope", "--out", "--daq-address"),
+    "init": ("M.toml", "--overwrite"),
+    "check": ("M.toml", "--sequence", "--run-camera", "--json", "--daq-address"),
+    "calibrate": ("M.toml", "--laser", "Lights the", "--daq-address"),
+    "simulate-daq": ("--address", "--device", "--product", "--status", "--json"),
+}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT, which is POSIX")
-def test_ctrl_c(small: Path) -> None:
+@pytest.mark.parametrize("command", HELP)
+def test_help(
+    command: str,
+    here: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    status, stdout, _ = here(*command.split(), "--help")
+    assert status == 0
+    assert [word for word in HELP[command] if word not in stdout] == []
+
+
+ENDS = {"ctrl-c": (signal.SIGINT, 130), "sigterm": (signal.SIGTERM, 143)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals, which are POSIX")
+@pytest.mark.parametrize("how", ENDS)
+def test_signals(how: str, small: Path) -> None:
+    number, status = ENDS[how]
     long = scan(time_plan={"interval": 0, "loops": 1000})
     (small / "long.yaml").write_text(long.yaml())
-    # A shell that runs the tests in the background makes its children ignore SIGINT.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-c", heed + MAIN, "run", "long.yaml"),
-            *("--microscope", "scope.toml", "--out", "out"),
-        ],
-        cwd=small,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as run:
-        try:
-            deadline_s = time.monotonic() + 60
-            while not list((small / "out").glob("raw.ome.zarr/0/c/*")):
-                assert time.monotonic() < deadline_s
-                assert run.poll() is None, run.communicate()
-                time.sleep(0.05)
-            run.send_signal(signal.SIGINT)
-            _, stderr = run.communicate(timeout=30)
-        finally:
-            run.kill()
-    assert run.returncode == 130, stderr
+    words = "run", "long.yaml", "--microscope", "scope.toml", "--out", "out"
+    with process(*words, cwd=small) as running:
+        deadline_s = time.monotonic() + 60
+        while not list((small / "out").glob("raw.ome.zarr/0/c/*")):
+            assert time.monotonic() < deadline_s
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=30)
+    assert running.returncode == status, stderr
     assert "Traceback" not in stderr
     assert "FATAL" not in stderr
     assert read(small / "out" / "raw.ome.zarr")[0].any()
+
+
+def outputs(board: str, cwd: Path) -> dict[str, Any]:
+    return reported("simulate-daq", "--address", board, "--status", cwd=cwd)
+
+
+def test_board_of_its_own(small: Path, board: str) -> None:
+    """It tells its outputs; a run plays on it and leaves it dark."""
+    before = outputs(board, small)
+    assert list(before) == ["lines", "rises", "ao"]
+    assert list(before["ao"]) == ["ao0", "ao1", "ao2", "ao3"]
+    assert {type(volts) for volts in before["ao"].values()} == {float}
+    for table in ("lines", "rises"):
+        assert {type(value) for value in before[table].values()} == {int}
+    report = reported(
+        *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"),
+        *("--daq-address", board),
+        cwd=small,
+    )
+    assert report["frames_lost"] == 0
+    after = outputs(board, small)
+    assert set(after["lines"].values()) == {0}
+    risen = [after["rises"][x] - before["rises"][x] for x in LASER_LINES]
+    assert risen == [5, 5]
+    # what the camera drives is no output
+    assert after["lines"].keys() == after["rises"].keys()
+    assert "port1/line0" not in after["lines"].keys() | {"PFI0"} - {"PFI0"}
+
+
+LASER_LINES = "port0/line0", "port0/line1"
+
+
+def test_check_gives_no_light(small: Path, board: str) -> None:
+    before = outputs(board, small)
+    words = "check", "scope.toml", "--sequence", "scan.yaml", "--daq-address", board
+    report = reported(*words, cwd=small)
+    assert report["programmed"] is True
+    assert report["board"] == "PCIe-6363"
+    assert report["channels"] == ["488", "561"]
+    # 2 x 5 planes and a frame back, 5 ms each
+    assert report["volume_rate_hz"] == pytest.approx(1000 / 55, rel=1e-3)
+    duty = 5 * (5 - 208 * 4.868e-3) / 55
+    assert report["light_duty"] == pytest.approx(
+        dict.fromkeys(("488", "561"), duty), 0.01
+    )
+    assert report["galvo_margin_ms"] == pytest.approx(
+        208 * 4.868e-3 - 0.025 - 0.8, 1e-3
+    )
+    after = outputs(board, small)
+    assert [after["rises"][x] - before["rises"][x] for x in LASER_LINES] == [0, 0]
+
+
+def test_check_times_the_camera(small: Path) -> None:
+    report = reported("check", "scope.toml", "--run-camera", cwd=small)
+    times = report["exposure_out"]
+    assert times["wrong"] == []
+    assert times["period_ms"] == pytest.approx(times["planned_period_ms"], abs=0.01)
+    assert times["high_ms"] == pytest.approx(times["planned_active_ms"], abs=0.01)
+
+
+def test_check_finds_what_does_not_agree(small: Path) -> None:
+    describe(small / "scope.toml", camera__properties={"ExposureOutKind": "AnyRow"})
+    done = opm_engine("check", "scope.toml", "--run-camera", cwd=small)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_calibrate(tmp_path: Path) -> None:
+    report = reported("calibrate", "demo", cwd=tmp_path)
+    assert report["volts_per_um"] == pytest.approx(0.05, rel=0.01)
+    assert report["sign"] == 1
+    assert 0.1 < report["settle_ms"] < 0.8
+    assert report["configured"] == {"volts_per_um": 0.05, "settle_ms": 0.8}
+
+
+@pytest.mark.slow
+def test_demo_on_a_board_of_its_own(tmp_path: Path, board: str) -> None:
+    words = "demo", "--volumes", 1, "--out", "out", "--daq-address", board
+    report = reported(*words, cwd=tmp_path)
+    assert report["frames_lost"] == 0
+    assert report["lasers_on_after"] == []
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from scales import (
 )
 from sequences import scan, settings
 from test_engine import assert_dark
-from twins import Collect, microscope, opened, read
+from twins import OFFSET_COUNTS, Collect, microscope, opened, read
 
 LIGHT_MS = window_ms(5.0) - RISE_MS
 
@@ -83,7 +83,7 @@ LACKING = {
     "profile": (
         {"camera__profile": "pvcam"},
         scan(),
-        r'camera\.profile = "pvcam": "TriggerMode": Camera has no such property; it has',
+        r'camera\.profile = "pvcam": "TriggerMode": Camera has no such property; it',
     ),
     "properties": (
         {"camera__properties": {"TriggerSource": "Internal", "Gamma": 2}},
@@ -108,6 +108,7 @@ def test_a_property_that_the_loaded_camera_lacks(name: str) -> None:
             **{"camera__profile": "demo", "scan_stage": STAGE, **changes}
         )
         scope.core.setProperty("Camera", "TriggerSource", "External")
+        rises = scope.twin.board.rises("PFI0")
         relay = ThreadRelay(collect)
         with (
             pytest.raises(InstrumentError, match=says),
@@ -117,7 +118,7 @@ def test_a_property_that_the_loaded_camera_lacks(name: str) -> None:
         if name != "start trigger":
             assert scope.core.getProperty("Camera", "TriggerSource") == "External"
         assert scope.core.getXYPosition() == (0, 0)
-        assert not scope.twin.board.rises("PFI0")
+        assert scope.twin.board.rises("PFI0") == rises
     assert not collect.started
 
 
@@ -206,16 +207,15 @@ def test_the_buffer_holds_the_frames_of_both() -> None:
 
 RECORD = [
     {"name": "galvo", "channel": "ai0"},
-    {"name": "exposure", "channel": "ai5"},
+    {"name": "clock", "channel": "ai5"},
 ]
 
 
 @pytest.fixture(scope="module")
 def recording() -> Iterator[Scope]:
-    """ai0 sees ao0; ai5 the number of the exposure, modulo 1000 and in mV."""
+    """ai0 sees ao0; ai5 the board's time, a volt for ten seconds."""
     with scaled(daq__record=RECORD, **FAST) as scope:
-        board = scope.twin.board
-        board.inputs["ai5"] = lambda time_s: board.rises("PFI0") % 1000 / 1e3
+        scope.twin.board.inputs["ai5"] = lambda time_s: time_s / 10 % 10
         yield scope
 
 
@@ -229,18 +229,22 @@ def test_a_row_of_inputs_for_each_frame(
         axis_order=order,
         metadata=settings(**wishes),
     )
-    before = recording.twin.board.rises("PFI0")
+    began_s = recording.twin.clock.now()
     shown = show(recording, sequence, tmp_path / "raw.ome.zarr")
     inputs = read_inputs(tmp_path / "raw.ome.zarr")
-    assert inputs.names == ("galvo", "exposure")
+    assert inputs.names == ("galvo", "clock")
     assert inputs.volts.shape == (30, 2)
     # the galvo stood where the pixels of the same frame say, within half a stair
     galvo_um = inputs.volts[:, 0] / recording.microscope.daq.galvo.volts_per_um
     np.testing.assert_allclose(galvo_um, shown.y_um, atol=0.02)
     # and the row was taken in the very exposure that made the frame
-    lit = [(image != 100).any() for image in shown.every]
-    numbers = (before + 1 + np.flatnonzero(lit)) % 1000
-    np.testing.assert_allclose(inputs.volts[:, 1] * 1e3, numbers, atol=1e-6)
+    now_s = recording.twin.clock.now()
+    changes_s, levels = recording.twin.board.digital_trace("PFI0", began_s, now_s)
+    rises_s, falls_s = changes_s[1:][levels[1:]], changes_s[1:][~levels[1:]]
+    lit = np.flatnonzero([(image != OFFSET_COUNTS).any() for image in shown.every])
+    taken_s = inputs.volts[:, 1] * 10
+    assert (rises_s[lit] % 100 < taken_s).all()
+    assert (taken_s < falls_s[lit] % 100 + 1e-6).all()
 
 
 def test_a_cancelled_run_keeps_the_inputs_of_its_frames(

@@ -89,6 +89,7 @@ def test_block_adds_the_position() -> None:
             "p": 1,
             "g": 0,
             "n_planes": None,
+            "origin_um": None,
         }
     }
     assert "position" not in block

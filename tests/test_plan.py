@@ -170,7 +170,6 @@ class Refusal(NamedTuple):
     says: tuple[str, ...]
 
 
-SUB_SEQUENCE = useq.Position(x=0, sequence={"z_plan": {"range": 1, "step": 0.5}})
 FOUR_MS_RETURN = {"channels": [{"config": "488", "exposure": 5}]}
 
 REFUSALS = [
@@ -286,13 +285,6 @@ REFUSALS = [
     ),
     Refusal(
         "power", scan(metadata=settings(laser_power={"488": 10.0})), ("laser_power",)
-    ),
-    Refusal("grid", scan(grid_plan={"rows": 2, "columns": 2}), ("grid_plan",)),
-    Refusal("sub-sequence", scan(stage_positions=[SUB_SEQUENCE]), ("sequence",)),
-    Refusal(
-        "phases",
-        scan(time_plan=[TIMES, {"interval": 1, "loops": 2}]),
-        ("time_plan", "phases"),
     ),
     Refusal(
         "skipped-stack",

@@ -38,7 +38,7 @@ from bench import (
 )
 from opm_engine.config import Microscope
 from opm_engine.simulation.core import SimulatedCore
-from opm_engine.simulation.galvo import GalvoResponse
+from opm_engine.simulation.galvo import DAMPING, SETTLED_RAD, GalvoResponse
 from opm_engine.simulation.sensor import WAITING_FRAMES
 from opm_engine.simulation.shutter import RollingShutter
 from opm_engine.simulation.specimen import Optics, Specimen
@@ -118,7 +118,7 @@ def test_light_left_on_fills_the_whole_exposure(bench: Bench) -> None:
     assert frames[1:] == pytest.approx(np.full(frames[1:].shape, counts), abs=0.51)
 
 
-def test_unsettled_galvo_shifts_the_plane(bench: Bench) -> None:
+def test_unsettled_galvo_shifts_the_plane(bench: Bench, demo: Microscope) -> None:
     light = [FIRST, BOTH_OFF, FIRST, BOTH_OFF]
     # 0 and 20 µm in turns, stepped either when the rows stop or when light comes.
     bench.play(light, [0.0, 1.0, 1.0, 0.0])
@@ -133,7 +133,8 @@ def test_unsettled_galvo_shifts_the_plane(bench: Bench) -> None:
     assert settled == pytest.approx(at, abs=1.0)
     # The lag of a damped step integrates to 2 zeta / omega; the rising laser does not
     # see its beginning.
-    missing_ms = 1e3 * 20 * (2 * 0.75 / (2 * np.pi * 2500)) - 20 * RISE_MS
+    lag_ms = 2 * DAMPING / SETTLED_RAD * demo.daq.galvo.settle_ms
+    missing_ms = 20 * lag_ms - 20 * RISE_MS
     lag_um = np.abs(late - at) / 100 / light_ms
     assert lag_um == pytest.approx(missing_ms / light_ms, rel=0.03)
 
@@ -453,26 +454,33 @@ def test_galvo_propagates_exactly(
     lengths_us, volts = (np.array(column) for column in zip(*steps, strict=True))
     trace = (np.concatenate([[0], np.cumsum(lengths_us)[:-1]]) * 1e-6, volts)
     times_s = np.arange(lengths_us.sum()) * 1e-6
-    whole = GalvoResponse(0.0, start_v).positions(trace, times_s)
+    whole = GalvoResponse(0.0, start_v, settle_ms=0.4).positions(trace, times_s)
 
     # The same system, stepped by someone else.
-    omega = 2 * np.pi * 2500
-    system = signal.lti([omega**2], [1, 1.5 * omega, omega**2])
+    omega = SETTLED_RAD / 0.4e-3
+    system = signal.lti([omega**2], [1, 2 * DAMPING * omega, omega**2])
     drive = np.repeat(volts, lengths_us) - start_v
     _, found, _ = signal.lsim(system, drive, times_s, interp=False)
     assert whole == pytest.approx(found + start_v, abs=1e-6)
 
     # Advancing in between changes nothing.
-    halfway = GalvoResponse(0.0, start_v)
+    halfway = GalvoResponse(0.0, start_v, settle_ms=0.4)
     halfway.advance(trace, cut * times_s[-1])
     later = times_s >= halfway.time_s
     rest = halfway.positions(trace, times_s[later])
     assert rest == pytest.approx(whole[later], abs=1e-9)
 
 
-def test_galvo_settles_within_the_demo_settle_time(demo: Microscope) -> None:
-    trace = (np.array([0.0]), np.array([0.02]))
-    times_s = [1e-4, demo.daq.galvo.settle_ms * 1e-3]
-    early_v, late_v = GalvoResponse(0.0, 0.0).positions(trace, times_s)
-    assert abs(early_v - 0.02) > 0.2 * 0.02
-    assert abs(late_v - 0.02) < 1e-3 * 0.02
+@pytest.mark.parametrize("settle_ms", [0.05, 0.8, 3.0], ids=str)
+def test_galvo_settles_when_it_says(settle_ms: float) -> None:
+    trace = (np.array([0.0]), np.array([1.0]))
+    times_s = np.linspace(0, 3e-3 * settle_ms, 3001)
+    off = np.abs(GalvoResponse(settle_ms=settle_ms).positions(trace, times_s) - 1)
+    latest_s = times_s[np.flatnonzero(off > 0.01)[-1]]
+    assert latest_s == pytest.approx(settle_ms * 1e-3, rel=2e-3)
+
+
+def test_no_galvo_is_endlessly_fast() -> None:
+    trace = (np.array([0.0]), np.array([1.0]))
+    (early,) = GalvoResponse(settle_ms=0.0).positions(trace, [1e-6])
+    assert 0 < early < 0.1

@@ -107,7 +107,7 @@ PROJECTION = {
     "offset_v": 0.3,
     "range_v": (-5.0, 5.0),
     "slew_v_per_ms": 10.0,
-    "settle_ms": 0.5,
+    "settle_ms": 0.8,  # like the scan galvo, or one would lag behind the other
     "shear_ratio": float(1 / np.cos(THETA)),
 }
 

@@ -12,13 +12,14 @@ import zarr
 
 from opm_engine import Scope, open_microscope
 from opm_engine.config import Microscope
+from scopes import bare
 
 OFFSET_COUNTS = 100
 
 
 def microscope(**changes: Any) -> Microscope:
-    """The demo's microscope: small planes, no noise; ``a__b=1`` changes ``a.b``."""
-    table = Microscope.demo().model_dump(mode="json", exclude_none=True)
+    """The bare demo microscope: small planes, no noise; ``a__b=1`` changes ``a.b``."""
+    table = bare().model_dump(mode="json", exclude_none=True)
     fields = {
         "camera__roi": [0, 0, 32, 208],
         "simulation__noise": False,

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from opm_engine.config import Microscope
+from scopes import bare
 
 LASERS = ("port0/line0", "port0/line1")
 ENABLE = "port1/line1"
@@ -31,7 +32,7 @@ DARK = {"lines": dict.fromkeys((*LASERS, ENABLE), False), "ao": [PARK_V, 0.0]}
 
 def microscope(*, power: bool = True) -> Microscope:
     """The demo's, with a galvo that parks away from 0 and a power output."""
-    table = Microscope.demo().model_dump(mode="json", exclude_none=True)
+    table = bare().model_dump(mode="json", exclude_none=True)
     table["daq"]["galvo"]["park_v"] = PARK_V
     if power:
         table["lasers"][0]["power_output"] = {"channel": "ao1", "full_v": 5.0}

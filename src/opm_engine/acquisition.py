@@ -102,15 +102,15 @@ def acquire(
 ) -> Acquisition:
     """Acquire a sequence into a folder; see ``Scope.acquire``."""
     engine.turn.refuse_second()
-    mode = ScanSettings.of(sequence).mode
-    total = 0
-    if mode != "off":
-        total = plan_scan(sequence, engine.microscope).n_events
+    total, makes_volumes = 0, False
+    if ScanSettings.of(sequence).mode != "off":
+        plan = plan_scan(sequence, engine.microscope)
+        total, makes_volumes = plan.n_events * plan.n_cameras, plan.makes_volumes
     out = resolve(out)
     _refuse_existing(out, overwrite=overwrite)
     meter = _Meter(on_frame, total)
     branches: list[Any] = [meter, OMEZarrWriter(out / RAW, overwrite=overwrite)]
-    projections = Projections() if mode in ("galvo", "stage") else None
+    projections = Projections() if makes_volumes else None
     deskew = None
     if projections is not None:
         volumes = OMEZarrWriter(out / DESKEWED, overwrite=overwrite)

@@ -137,6 +137,7 @@ class BurstRun:
         self._while_playing.close()
         if self._is_open:
             self._is_open = False
+            self._read_inputs()
             burst, seen = self._event.burst, self._daq.count()
             self._accounts.abandon_burst(burst, self._delivered, seen)
 

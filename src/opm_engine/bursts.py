@@ -6,6 +6,7 @@ Carries its plan: a list or an iterator of events tells nothing else about it.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import useq
@@ -19,11 +20,13 @@ from opm_engine.plan import (
     ScanPlan,
     ScanSettings,
     iterate,
+    keeps_open,
     plan_regular,
+    z_offset_um,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from opm_engine.config import Microscope
 
@@ -54,8 +57,7 @@ def burst_events(
     A regular sequence has nothing but bursts, made lazily. Others are iterated.
     """
     if plan.whole is None:
-        for burst in plan.bursts():
-            yield _burst_event(BurstEvents(sequence, plan, burst), plan, burst)
+        yield from _regular_bursts(sequence, plan)
         return
     first_event = 0
     for part in iterate(sequence, microscope, plan_regular):
@@ -68,17 +70,73 @@ def burst_events(
             update={"index": site, "first_event": first_event}
         )
         first_event += len(part.events)
-        yield _burst_event(part.events, scan, burst)
+        stays_open = part.events[-1].keep_shutter_open
+        yield _burst_event(part.events, scan, burst, stays_open=stays_open)
+
+
+def _regular_bursts(
+    sequence: useq.MDASequence, plan: ScanPlan
+) -> Iterator[useq.MDAEvent]:
+    """One burst ahead, to know whether the shutter stays open until it comes."""
+    axes = sequence.keep_shutter_open_across
+    bursts = ((x, BurstEvents(sequence, plan, x)) for x in plan.bursts())
+    here = next(bursts)
+    for following in itertools.chain(bursts, (None,)):
+        burst, events = here
+        stays_open = following is not None and keeps_open(
+            axes, events[-1].index, following[1][0].index
+        )
+        yield _burst_event(events, plan, burst, stays_open=stays_open)
+        if following is not None:
+            here = following
 
 
 def _burst_event(
-    events: Sequence[useq.MDAEvent], plan: ScanPlan, burst: Burst
+    events: Sequence[useq.MDAEvent],
+    plan: ScanPlan,
+    burst: Burst,
+    *,
+    stays_open: bool,
 ) -> BurstEvent:
     first = events[0]
     fields = {name: getattr(first, name) for name in useq.MDAEvent.model_fields}
-    fields["keep_shutter_open"] = events[-1].keep_shutter_open
+    fields["keep_shutter_open"] = stays_open
     # Validation would turn the lazy events into a tuple of all of them.
     return BurstEvent.model_construct(**fields, events=events, plan=plan, burst=burst)
+
+
+def placed(
+    event: useq.MDAEvent,
+    focus_um: float | None,
+    shifts_um: Mapping[int, tuple[float, float, float]],
+) -> useq.MDAEvent:
+    """Let an autofocus start from where the bursts of its position are.
+
+    Parameters
+    ----------
+    event : useq.MDAEvent
+        Others come back as they are.
+    focus_um : float, optional
+        Where the focus stage stood when the run began: for positions without z.
+    shifts_um : mapping
+        Number of a position to (x, y, z) by which it has been moved.
+    """
+    sequence = event.sequence
+    if not isinstance(event.action, useq.HardwareAutofocus) or sequence is None:
+        return event
+    if is_off(sequence):
+        return event
+    p, positions = event.index.get("p", 0), sequence.stage_positions
+    update: dict[str, float] = {}
+    if event.z_pos is None and focus_um is not None:
+        offset_um = z_offset_um(event, positions[p] if positions else None)
+        update["z_pos"] = focus_um + offset_um
+    x_um, y_um, _ = shifts_um.get(p, (0.0, 0.0, 0.0))
+    if event.x_pos is not None:
+        update["x_pos"] = event.x_pos + x_um
+    if event.y_pos is not None:
+        update["y_pos"] = event.y_pos + y_um
+    return event.model_copy(update=update)
 
 
 def is_off(sequence: useq.MDASequence) -> bool:

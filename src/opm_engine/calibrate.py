@@ -167,7 +167,8 @@ def _settling(
     if late[-1] > len(delays_ms) - 5:
         msg = "the galvo does not settle within the camera's window; expose longer"
         raise CalibrationError(msg)
-    return float(delays_ms[late[-1]] + PULSE_MS / 2)
+    # between the middles of the last pulse that saw it move and the next one
+    return float(delays_ms[late[-1]] + PULSE_MS)
 
 
 def _step_waveform(

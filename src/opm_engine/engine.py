@@ -30,6 +30,7 @@ from opm_engine.bursts import (
     BurstEvent,
     burst_events,
     is_off,
+    placed,
     refuse_foreign_burst,
     refuse_outside_burst,
 )
@@ -201,6 +202,8 @@ class OPMEngine(MDAEngine):
         """Make dark once more and restore; a raise would leave the runner stuck."""
         if not self.turn.is_mine:
             return  # the end of a second run, which was refused
+        if self._lamp_stays_on and self._autoshutter_was_set:
+            self.mmcore.setAutoShutter(True)
         self._lamp_stays_on = False
         try:
             with ExitStack() as last_to_first:
@@ -222,7 +225,8 @@ class OPMEngine(MDAEngine):
                 if action.setup is not None:
                     action.setup(event)
             else:
-                super().setup_event(event)
+                before = self._before
+                super().setup_event(placed(event, before.focus_um, before.shifts_um))
         except BaseException as error:
             # The runner does not call teardown_event after an error here.
             self.teardown_event(event)
@@ -243,6 +247,9 @@ class OPMEngine(MDAEngine):
         self._before.focus_corrections_um = self._z_correction
         instrument.prepare_burst(core, microscope, plan, event.burst, self._before)
         self._set_event_properties(event.properties or ())
+        self._lamp_stays_on = False  # light that goes off unasked takes it along
+        if event.keep_shutter_open and self._autoshutter_was_set:
+            core.setAutoShutter(False)  # the camera's end would close it
         self._burst = BurstRun(
             event,
             core,

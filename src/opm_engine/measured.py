@@ -58,7 +58,8 @@ def measure_exposures(
                 if time.monotonic() > latest_s:
                     msg = (
                         f"the camera was asked for {n_exposures} exposures, but "
-                        f"{len(times.active_ms)} came at camera.exposure_out.terminal"
+                        f"{len(times.active_ms)} came at camera.exposure_out.terminal; "
+                        "check its cable, and camera.exposure_out.kind"
                     )
                     raise InstrumentError(msg)
                 time.sleep(POLL_S)

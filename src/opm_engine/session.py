@@ -126,7 +126,7 @@ class Scope:
                 microscope,
                 self.daq,
                 guardian=guardian,
-                clock_s=self.twin.clock.now if self.twin else time.monotonic,
+                clock_s=self.twin.seen_until_s if self.twin else time.monotonic,
             )
             self.core.mda.set_engine(self.engine)
             self.engine.turn.guard(self.core.mda)

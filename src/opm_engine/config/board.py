@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from opm_engine.config.errors import FieldError
 from opm_engine.config.fields import (
@@ -145,6 +145,14 @@ class Daq(Table):
     laser_enable : str, optional
         Static line on an unbuffered port, ANDed in hardware with every laser; raised
         after arming, dropped before anything else.
+    watchdog_s : float, optional
+        Time without a word from software after which the board itself sets the lasers'
+        lines and ``laser_enable`` to 0 and holds them there; at most 34. For boards
+        with a watchdog timer, like X series; others are refused. It covers digital
+        lines, not the power outputs nor the galvos, which stay where they are. While a
+        burst is armed, software must ask the board at least that often: the engine
+        does so every 10 ms, so a second or more leaves room for a busy computer. Tried
+        on the simulated board alone: try it on yours before you rely on it.
     """
 
     device: Annotated[str, matching(r"[A-Za-z][\w-]*", "Dev1")]
@@ -156,6 +164,7 @@ class Daq(Table):
     address: Annotated[str, matching(r".+:\d{1,5}", "127.0.0.1:31763")] | None = None
     deadline_s: Positive = 2.0
     laser_enable: DigitalLine | None = None
+    watchdog_s: Annotated[Positive, Field(le=34)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -31,9 +31,10 @@ T = TypeVar("T", bound=np.generic)
 REARM_MS = 0.01
 """Least pause between a train's end and the next exposure."""
 
-GATE_DELAY_MS = 0.01
-"""From the opening of a gate to the first pulse: far enough from the moment when the
-gate closes, so that a tick more or less loses no pulse."""
+GATE_DELAY_MS = 0.002
+"""From the opening of a gate to the first pulse: 40 ticks of 20 MHz from the moment
+when the gate closes, so that one more or less loses no pulse; and less than the time of
+a row, by which planned light ends before the window does."""
 
 MIN_PULSE_TICKS = 4
 """Two up, two down, of the counter's timebase."""

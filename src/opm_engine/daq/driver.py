@@ -171,11 +171,11 @@ class Driver:
             msg = f"{self.device} at {where}: {what} failed{number}: {text}"
             raise DaqError(msg) from error
 
-    def new_task(self) -> tuple[str, Any]:
+    def new_task(self, make: Callable[..., Any] = nidaqmx.Task) -> tuple[str, Any]:
         """Return a task and its name, to be given to `free`."""
         name = next(self._names)
         try:
-            return name, nidaqmx.Task(name, grpc_options=self._options())
+            return name, make(name, grpc_options=self._options())
         except NIError:
             self._clear(name)
             raise

@@ -6,7 +6,7 @@ darkness. Knows neither the microscope nor in which order they must start.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from nidaqmx.constants import (
@@ -20,13 +20,15 @@ from nidaqmx.stream_readers import AnalogMultiChannelReader, CounterReader
 from nidaqmx.stream_writers import AnalogMultiChannelWriter, DigitalSingleChannelWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from opm_engine.config.board import Recorded
     from opm_engine.daq.driver import Driver
     from opm_engine.daq.outputs import Output
+
+T = TypeVar("T", bound=np.generic)
 
 LASERS, VOLTS, STAMPS = "lasers", "analog outputs", "time stamps"
 EDGES, PULSES, GATES, INPUTS = "edges", "pulses", "gates", "analog inputs"
@@ -42,7 +44,8 @@ CHANGES = "ChangeDetectionEvent"
 
 _SHORT_S = 1e-6
 
-_READ_AT_ONCE = 100_000  # a gRPC message must stay below 4 MB
+_AT_ONCE = 100_000
+"""Values to read or write in one call: a gRPC message must stay below 4 MB."""
 
 
 class Clock(NamedTuple):
@@ -112,9 +115,10 @@ class BurstTasks:
         with self._driver.asking("arming the lasers"):
             task = self._new(LASERS)
             self._driver.add_lines(task, lines)
-            self._put_samples(task, clock)
+            self._put_samples(task, clock, words.size)
             writer = DigitalSingleChannelWriter(task.out_stream, auto_start=False)
-            writer.write_many_sample_port_uint32(np.ascontiguousarray(words, np.uint32))
+            for part in _parts(words, np.uint32):
+                writer.write_many_sample_port_uint32(part)
             task.start()
 
     def play_voltages(
@@ -124,9 +128,10 @@ class BurstTasks:
         with self._driver.asking("arming the analog outputs"):
             task = self._new(VOLTS)
             self._driver.add_voltages(task, outputs)
-            self._put_samples(task, clock)
+            self._put_samples(task, clock, volts.shape[1])
             writer = AnalogMultiChannelWriter(task.out_stream, auto_start=False)
-            writer.write_many_sample(np.ascontiguousarray(volts))
+            for part in _parts(volts, np.float64):
+                writer.write_many_sample(part)
             task.start()
 
     def detect_edges(self, terminal: str, debounce_us: float = 0.0) -> None:
@@ -228,8 +233,8 @@ class BurstTasks:
             stream = self._tasks[STAMPS][1].in_stream
             stamps = np.empty(stream.avail_samp_per_chan, np.uint32)
             reader = CounterReader(stream)
-            for start in range(0, stamps.size, _READ_AT_ONCE):
-                part = stamps[start : start + _READ_AT_ONCE]
+            for start in range(0, stamps.size, _AT_ONCE):
+                part = stamps[start : start + _AT_ONCE]
                 reader.read_many_sample_uint32(part, part.size, timeout=0)
         return stamps
 
@@ -241,7 +246,7 @@ class BurstTasks:
             reader = AnalogMultiChannelReader(stream)
             waiting = stream.avail_samp_per_chan
             parts = [np.empty((n_inputs, 0))]
-            at_once = _READ_AT_ONCE // n_inputs
+            at_once = _AT_ONCE // n_inputs
             for start in range(0, waiting, at_once):
                 part = np.empty((n_inputs, min(at_once, waiting - start)))
                 reader.read_many_sample(part, part.shape[1], timeout=0)
@@ -297,7 +302,7 @@ class BurstTasks:
             samps_per_chan=buffer,
         )
 
-    def _put_samples(self, task: Any, clock: Clock) -> None:
+    def _put_samples(self, task: Any, clock: Clock, period: int) -> None:
         task.timing.cfg_samp_clk_timing(
             rate=clock.max_rate_hz,
             source=self._terminal(clock.source),
@@ -306,6 +311,15 @@ class BurstTasks:
             samps_per_chan=clock.n_samples,
         )
         task.out_stream.regen_mode = RegenerationMode.ALLOW_REGENERATION
+        # or the first of several writes would decide; each begins where the last ended
+        task.out_stream.output_buf_size = period
+
+
+def _parts(samples: NDArray[Any], dtype: type[T]) -> Iterator[NDArray[T]]:
+    """Samples, (..., P), in parts that a message can hold."""
+    at_once = _AT_ONCE // (samples.size // samples.shape[-1])
+    for start in range(0, samples.shape[-1], at_once):
+        yield np.ascontiguousarray(samples[..., start : start + at_once], dtype)
 
 
 def _edge(rising: bool) -> Edge:

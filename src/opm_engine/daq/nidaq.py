@@ -8,7 +8,8 @@ armed, and light goes off first, on every way out. Knows no sequence: it plays a
 How long darkness may take: a thread that hangs in a call holds the lock for a deadline
 at most, `arm` gives up at its next step once `make_dark` has been called, and a server
 that was silent for a deadline is not waited for again (`deadline.Patience`). The local
-driver has no deadlines; there the guardian helps.
+driver has no deadlines; there the guardian helps, and the board's own watchdog if
+``daq.watchdog_s`` is set: it runs from before light can come until the lines are low.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from opm_engine.daq.checks import refuse_waveform
 from opm_engine.daq.clocking import clocking_of
 from opm_engine.daq.driver import Driver
 from opm_engine.daq.driver_burst import LASERS, VOLTS
+from opm_engine.daq.driver_watchdog import Watchdog, holds_lines
 from opm_engine.daq.measuring import ExposureMeter
 from opm_engine.daq.ondemand import OnDemand
 from opm_engine.daq.protocol import DaqError, ExposureCount
@@ -73,6 +75,10 @@ class NIDaq:
             daq.deadline_s if deadline_s is None else deadline_s,
         )
         self._pins = OnDemand(self._driver, microscope)
+        lines = dict.fromkeys(laser.line for laser in microscope.lasers)
+        if daq.laser_enable is not None:
+            lines[daq.laser_enable] = None
+        self._watchdog = Watchdog(self._driver, list(lines), daq.watchdog_s)
         self._lock = threading.RLock()
         self._gate = threading.Lock()
         self._asked_dark = self._made_dark = 0
@@ -99,8 +105,9 @@ class NIDaq:
             try:
                 capabilities = self._driver.capabilities()
                 refuse_device(self._microscope, capabilities)
+                self._watchdog.check()
                 self._capabilities = capabilities
-                self.make_dark()
+                self._make_dark_first()
             except BaseException:
                 self._disconnect()
                 raise
@@ -140,6 +147,7 @@ class NIDaq:
     def _disconnect(self) -> None:
         self._capabilities = None
         self._burst = None
+        self._watchdog.forget()
         self._driver.disconnect()
 
     def _clocking(self, waveform: Waveform) -> Clocking:
@@ -151,6 +159,8 @@ class NIDaq:
     def arm(self, waveform: Waveform) -> None:
         """Play ``waveform`` on the coming edges; ready when this returns.
 
+        ``laser_enable`` rises last, and not at all for a waveform without light.
+
         Raises
         ------
         DaqError
@@ -161,7 +171,7 @@ class NIDaq:
         with self._lock:
             self._driver.begin()
             clocking = self._clocking(waveform)
-            if self._burst is not None:
+            if self._burst is not None or self._watchdog.is_there:
                 self.make_dark()
             asked = self._asked_dark
             self._refuse_if_overtaken(self._made_dark)
@@ -173,11 +183,13 @@ class NIDaq:
                 self._refuse_busy_line()
                 self._prepare(waveform, asked)
                 self._burst, self._lit = burst, True
-                for start in burst.starts():
+                for start in (self._watchdog.start, *burst.starts()):
                     self._refuse_if_overtaken(asked)
                     start()
+                    self._watchdog.kick()
                 self._refuse_if_overtaken(asked)
-                self._pins.enable(True)
+                if waveform.digital.any():  # a check in the dark needs no light path
+                    self._pins.enable(True)
                 self._refuse_if_overtaken(asked)
             except BaseException as error:
                 try:
@@ -187,11 +199,21 @@ class NIDaq:
                 raise
 
     def count(self) -> ExposureCount:
-        """Exposures seen since ``arm``; after ``make_dark`` those of the last burst."""
+        """Exposures seen since ``arm``; after ``make_dark`` those of the last burst.
+
+        Kicks the board's watchdog, if it runs.
+
+        Raises
+        ------
+        DaqError
+            If the board fails, or its watchdog has expired.
+        """
         with self._lock:
             if self._burst is not None:
                 self._driver.begin()
+                self._watchdog.kick()
                 return self._burst.look()
+            self._watchdog.tell()
             return ExposureCount(0, 0) if self._last is None else self._last.count
 
     def inputs(self) -> NDArray[np.float64]:
@@ -275,18 +297,7 @@ class NIDaq:
     def _go_dark(self) -> None:
         """Light, then power, then galvos, and only then the books."""
         trial, burst = Trial(), self._burst
-        trial(lambda: self._pins.enable(False), _PERSIST)
-        n_played: list[int | None] = []
-        if burst is not None:
-            n_played += [trial(partial(burst.tasks.generated, LASERS), _PERSIST)]
-            trial(partial(burst.tasks.release, LASERS))
-        self._driver.free_lost()
-        blanked = trial.succeeds(self._pins.blank_lasers, _PERSIST)
-        if not blanked:
-            # the last resort: a reset takes every task of the device with it
-            trial(self._reset)
-            blanked = trial.succeeds(self._pins.blank_lasers)
-        self._lit = not blanked
+        n_played = self._light_off(burst, trial)
         if burst is not None:
             n_played += [self._stop_volts(burst, trial)]
             self._driver.free_lost()
@@ -295,6 +306,34 @@ class NIDaq:
         if burst is not None:
             self._close(burst, n_played, trial)
         trial.finish()
+
+    def _light_off(self, burst: PlayedBurst | None, trial: Trial) -> list[int | None]:
+        """Drop ``laser_enable``, then the lasers; return how many samples they played.
+
+        A watchdog that has expired has done so already, and lets nobody write: it is
+        unlocked when nothing plays any more. One that has not stays until all is low.
+        """
+        drop_enable = partial(self._pins.enable, False)
+        expired = trial(self._watchdog.look)
+        if not expired:
+            trial(drop_enable, _PERSIST)
+        n_played: list[int | None] = []
+        if burst is not None:
+            n_played += [trial(partial(burst.tasks.generated, LASERS), _PERSIST)]
+            trial(partial(burst.tasks.release, LASERS))
+        self._driver.free_lost()
+        if expired:
+            trial(self._watchdog.unlock, _PERSIST)
+            trial(drop_enable, _PERSIST)
+        blanked = trial.succeeds(self._pins.blank_lasers, _PERSIST)
+        if not blanked:
+            # the last resort: a reset takes every task of the device with it
+            trial(self._reset)
+            blanked = trial.succeeds(self._pins.blank_lasers)
+        self._lit = not blanked
+        if blanked:
+            trial(self._watchdog.release)
+        return n_played
 
     def _stop_volts(self, burst: PlayedBurst, trial: Trial) -> int | None:
         """Let the analog outputs go; return how many samples they have played."""
@@ -323,6 +362,18 @@ class NIDaq:
                 trial(partial(burst.tasks.release, role))
 
     # ---------------------------------------------------------------- small things
+
+    def _make_dark_first(self) -> None:
+        """Make dark, although the watchdog of a program that has ended may lock lines.
+
+        Going dark has then reset the device, which unlocks them.
+        """
+        try:
+            self.make_dark()
+        except DaqError as error:
+            if not holds_lines(error):
+                raise
+            self.make_dark()
 
     def _refuse_if_overtaken(self, asked: int) -> None:
         if self._asked_dark != asked:

@@ -58,8 +58,9 @@ class Waveform:
     samples_per_frame : int
         K; 2 or more.
     sample_ms : float
-        Between the samples of a frame where the board's clock plays them; with K = 2
-        the window in which all rows expose. K * sample_ms is less than period_ms.
+        With K = 2 the window in which all rows expose, less than period_ms. With K
+        more the time between the samples of a frame; K * sample_ms is then less than
+        period_ms.
     """
 
     digital: NDArray[np.uint32]
@@ -126,7 +127,7 @@ class Daq(Protocol):
         """
 
     def count(self) -> ExposureCount:
-        """Exposures seen since ``arm``."""
+        """Exposures seen since ``arm``. The board may go dark if nobody asks."""
 
     def inputs(self) -> NDArray[np.float64]:
         """Rows (frames, inputs) in volts that were recorded since the last call."""

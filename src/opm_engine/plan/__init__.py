@@ -6,11 +6,12 @@ burst. ``stream`` says what a handler receives, ``events`` gives useq's events o
 burst without iterating the whole sequence.
 """
 
+from opm_engine.plan.cutting import Part, iterate, keeps_open, z_offset_um
 from opm_engine.plan.describe import describe
 from opm_engine.plan.events import BurstEvents
 from opm_engine.plan.field_of_view import set_field_of_view, with_field_of_view
 from opm_engine.plan.foreign import block_of, is_loose, positions_of, stream_of
-from opm_engine.plan.irregular import Part, is_irregular, iterate
+from opm_engine.plan.irregular import is_irregular
 from opm_engine.plan.model import ScanPlan
 from opm_engine.plan.notes import Flag, Inputs
 from opm_engine.plan.parts import Burst, CameraTiming, PlannedChannel, StageScan
@@ -43,6 +44,7 @@ __all__ = [
     "is_irregular",
     "is_loose",
     "iterate",
+    "keeps_open",
     "period_runs",
     "plan_regular",
     "plan_scan",
@@ -51,4 +53,5 @@ __all__ = [
     "set_field_of_view",
     "stream_of",
     "with_field_of_view",
+    "z_offset_um",
 ]

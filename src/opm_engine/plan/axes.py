@@ -111,6 +111,8 @@ def plan_burst_axes(
 
 
 def _n_times(time_plan: Any) -> int:
+    if phases := getattr(time_plan, "phases", None):
+        return sum(map(_n_times, phases))
     try:
         interval_s = time_plan.interval.total_seconds()
         n_times = int(time_plan.num_timepoints())

@@ -31,7 +31,8 @@ def describe(plan: ScanPlan, microscope: Microscope) -> dict[str, Any]:
         per channel, ``projected_pixel_um`` is (Y, X) or None, ``stage`` the path of
         the scanning stage or None.
     """
-    geometry = plan.geometry
+    geometry = plan.whole.geometry if plan.whole else plan.geometry
+    stream = plan.stream()
     stage = None if plan.stage is None else plan.stage.model_dump(mode="json")
     pixel_um = plan.projected_pixel_um
     return {
@@ -48,7 +49,7 @@ def describe(plan: ScanPlan, microscope: Microscope) -> dict[str, Any]:
         "camera_gain_e_per_count": microscope.camera.gain_e_per_count,
         "frame_rate_hz": [1000 / c.timing.period_ms for c in plan.channels],
         "light_ms": [channel.light_ms for channel in plan.channels],
-        "channel_offsets_um": list(plan.channel_offsets_um),
+        "channel_offsets_um": list(stream.channel_offsets_um),
         "bidirectional": plan.bidirectional,
         "projected_pixel_um": None if pixel_um is None else list(pixel_um),
         "stage": stage,
@@ -64,6 +65,6 @@ def describe(plan: ScanPlan, microscope: Microscope) -> dict[str, Any]:
             "laser_power": plan.laser_power,
         },
         "plan": plan.model_dump(mode="json"),
-        "stream": plan.stream().model_dump(mode="json"),
+        "stream": stream.model_dump(mode="json"),
         "microscope": microscope.model_dump(mode="json"),
     }

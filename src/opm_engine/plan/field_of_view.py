@@ -28,7 +28,7 @@ def with_field_of_view(
 def set_field_of_view(sequence: useq.MDASequence, microscope: Microscope) -> None:
     """Set width and height of all grids of a sequence, as the stock engine does.
 
-    The width is along x, the height along y, in which the scan runs.
+    The width is along the stage's x, the height along its y.
     """
     _set(sequence.grid_plan, sequence.z_plan, microscope)
     for position in sequence.stage_positions:
@@ -45,10 +45,17 @@ def _set(grid: object, z_plan: object, microscope: Microscope) -> None:
 
 
 def field_of_view_um(z_plan: object, microscope: Microscope) -> tuple[float, float]:
-    """Extent (x, y) in µm of what one scan sees."""
+    """Extent (x, y) in µm of what one scan sees, along the axes of the stage.
+
+    The scan runs along y, unless the scanning stage's axis is x.
+    """
     geometry, (_, _, n_columns, n_rows) = microscope.geometry, microscope.camera.roi
     offsets_um = [float(z) for z in z_plan or ()]  # type: ignore[attr-defined]
     scan_um = max(offsets_um) - min(offsets_um) if offsets_um else 0.0
     rows_um = n_rows * geometry.pixel_size_um
     tilt = math.cos(math.radians(geometry.angle_deg))
-    return n_columns * geometry.pixel_size_um, scan_um + rows_um * tilt
+    across_um = n_columns * geometry.pixel_size_um
+    along_um = scan_um + rows_um * tilt
+    stage = microscope.scan_stage
+    along_x = stage is not None and stage.axis == "x"
+    return (along_um, across_um) if along_x else (across_um, along_um)

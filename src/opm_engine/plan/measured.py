@@ -12,8 +12,9 @@ from opm_engine.plan.settings import PlanError
 from opm_engine.plan.stage import plan_stage, step_of
 
 if TYPE_CHECKING:
+    from opm_engine.geometry import Geometry
     from opm_engine.plan.model import ScanPlan
-    from opm_engine.plan.parts import CameraTiming
+    from opm_engine.plan.parts import CameraTiming, Whole
 
 PERIOD_TOLERANCE = 0.01
 """Part of the planned frame period by which the measured one may differ."""
@@ -53,17 +54,11 @@ def _with_step(plan: ScanPlan, step_um: float) -> ScanPlan:
     """In mode ``stage``: another step, from the same first plane on."""
     assert plan.stage is not None
     geometry = plan.geometry
-    longer_um = (abs(step_um) - geometry.step_um) * (geometry.n_planes - 1)
-    backwards = geometry.scan_direction < 0
     return plan.model_copy(
         update={
             "step_um": step_um,
-            "geometry": geometry.model_copy(
-                update={
-                    "step_um": abs(step_um),
-                    "origin_um": geometry.origin_um - backwards * longer_um,
-                }
-            ),
+            "geometry": _stretched(geometry, step_um),
+            "whole": plan.whole and _whole_with_step(plan.whole, step_um),
             "stage": plan_stage(
                 plan.channels[0].timing,
                 plan.start_um,
@@ -73,5 +68,37 @@ def _with_step(plan: ScanPlan, step_um: float) -> ScanPlan:
                 plan.stage.ramp_ms,
                 plan.stage.n_lead,
             ),
+        }
+    )
+
+
+def _stretched(geometry: Geometry, step_um: float) -> Geometry:
+    """The same first plane, another step."""
+    longer_um = (abs(step_um) - geometry.step_um) * (geometry.n_planes - 1)
+    backwards = geometry.scan_direction < 0
+    return geometry.model_copy(
+        update={
+            "step_um": abs(step_um),
+            "origin_um": geometry.origin_um - backwards * longer_um,
+        }
+    )
+
+
+def _whole_with_step(whole: Whole, step_um: float) -> Whole:
+    """All scans have one step. One that is measured already stays as it is."""
+    ratio = abs(step_um) / whole.geometry.step_um
+    positions = []
+    for site in whole.positions:
+        if site.origin_um is not None:
+            n_planes = site.n_planes or whole.geometry.n_planes
+            own = {"n_planes": n_planes, "origin_um": site.origin_um}
+            scan = _stretched(whole.geometry.model_copy(update=own), step_um)
+            site = site.model_copy(update={"origin_um": scan.origin_um})
+        positions.append(site)
+    return whole.model_copy(
+        update={
+            "geometry": _stretched(whole.geometry, step_um),
+            "channel_offsets_um": tuple(x * ratio for x in whole.channel_offsets_um),
+            "positions": tuple(positions),
         }
     )

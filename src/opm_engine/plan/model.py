@@ -129,6 +129,13 @@ class ScanPlan(Frozen):
         return math.prod(self.sizes.values())
 
     @property
+    def makes_volumes(self) -> bool:
+        """Whether what every position gives can be deskewed."""
+        sites = (self.whole or self._alone).positions
+        scanned = self.geometry.n_planes > 1
+        return scanned and all(site.n_planes != 1 for site in sites)
+
+    @property
     def duration_s(self) -> float:
         """Time that the camera exposes in a run; stages and board come on top."""
         mean_ms = sum(c.timing.period_ms for c in self.channels) / len(self.channels)
@@ -245,31 +252,22 @@ class ScanPlan(Frozen):
 
     def stream(self) -> Stream:
         """Describe the planes that handlers will receive."""
-        geometry = self.geometry
+        whole = self.whole or self._alone
+        geometry = whole.geometry
         pixel_um = geometry.pixel_size_um
         y_um, x_um = self.projected_pixel_um or (pixel_um, pixel_um)
         z_um = 1.0 if self.projected_pixel_um else geometry.step_um
-        offsets_um = self.channel_offsets_um
-        whole = self.whole or Whole(
-            n_events=self.n_events,
-            n_times=self.n_times,
-            n_planes=geometry.n_planes,
-            channels=self._channel_infos,
-            positions=self.positions,
-        )
         return Stream(
             kind="planes",
             shape=(geometry.n_rows, geometry.n_columns),
             scale_um=(z_um, y_um, x_um),
-            n_planes=whole.n_planes,
+            n_planes=geometry.n_planes,
             n_times=whole.n_times,
             interval_s=self.interval_s,
             channels=whole.channels,
             positions=whole.positions,
             n_cameras=self.n_cameras,
-            channel_offsets_um=tuple(
-                offset_um for offset_um in offsets_um for _ in range(self.n_cameras)
-            ),
+            channel_offsets_um=whole.channel_offsets_um,
             bidirectional=self.bidirectional,
         )
 
@@ -285,6 +283,22 @@ class ScanPlan(Frozen):
         if self is other or other is None:
             return self is other
         return self.whole is not None and self.whole == other.whole
+
+    @property
+    def _alone(self) -> Whole:
+        """The whole, of which this is all."""
+        return Whole(
+            n_events=self.n_events,
+            n_times=self.n_times,
+            geometry=self.geometry,
+            channels=self._channel_infos,
+            channel_offsets_um=tuple(
+                offset_um
+                for offset_um in self.channel_offsets_um
+                for _ in range(self.n_cameras)
+            ),
+            positions=self.positions,
+        )
 
     @property
     def _channel_infos(self) -> tuple[ChannelInfo, ...]:

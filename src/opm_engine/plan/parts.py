@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from opm_engine.geometry import Geometry
 from opm_engine.plan.stream import ChannelInfo, PositionInfo
 
 Axis = Literal["t", "p", "g", "c", "z"]
@@ -177,16 +178,20 @@ class Whole(Frozen):
     ----------
     n_events : int
         Frames that the run yields, of each camera.
-    n_times, n_planes : int
-        The largest.
+    n_times : int
+    geometry : Geometry
+        Of the longest scan.
     channels : tuple of ChannelInfo
         By their number in the events; with several cameras c * n_cameras + cam.
+    channel_offsets_um : tuple of float
+        Of each of them along the scan; empty for none.
     positions : tuple of PositionInfo
         Sites: stage positions, or the tiles of their grids.
     """
 
     n_events: int
     n_times: int
-    n_planes: int
+    geometry: Geometry
     channels: tuple[ChannelInfo, ...]
+    channel_offsets_um: tuple[float, ...]
     positions: tuple[PositionInfo, ...]

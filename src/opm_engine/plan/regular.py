@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opm_engine.plan.settings import PlanError
+import useq
+
+from opm_engine.plan.settings import BLOCK, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import useq
 
 _STOCK = 'metadata={"opm_engine": {"mode": "off"}} uses the stock engine'
 
@@ -23,15 +23,36 @@ def refuse_unplayable(sequence: useq.MDASequence) -> None:
     for field in _fields(sequence):
         msg = f"{field} cannot be played in a hardware-sequenced scan; {_STOCK}"
         raise PlanError(msg)
+    for where, part in _parts(sequence):
+        grid = part.grid_plan
+        if isinstance(grid, useq.RandomPoints) and grid.random_seed is None:
+            msg = (
+                f"{where}grid_plan: its points would be others each time they are "
+                "asked for; give it a random_seed"
+            )
+            raise PlanError(msg)
+        if where and BLOCK in part.metadata:
+            msg = (
+                f'{where}metadata["{BLOCK}"]: settings are those of the whole '
+                "sequence; put them into its metadata"
+            )
+            raise PlanError(msg)
 
 
 def _fields(sequence: useq.MDASequence) -> Iterator[str]:
     if sequence.setup is not None and sequence.setup.roi is not None:
         yield "setup.roi (the microscope's camera.roi is used)"
+    for where, part in _parts(sequence):
+        if where and (part.time_plan or part.stage_positions):
+            yield f"{where.rstrip('.')} with times or positions"
+        for channel in part.channels:
+            if not channel.do_stack:
+                yield f'{where}channels["{channel.config}"].do_stack = False'
+
+
+def _parts(sequence: useq.MDASequence) -> Iterator[tuple[str, useq.MDASequence]]:
+    """The sequence and its sub-sequences, and how their fields are called."""
+    yield "", sequence
     for number, position in enumerate(sequence.stage_positions):
-        own = position.sequence
-        if own is not None and (own.time_plan or own.stage_positions):
-            yield f"stage_positions[{number}].sequence with times or positions"
-    for channel in sequence.channels:
-        if not channel.do_stack:
-            yield f'channels["{channel.config}"].do_stack = False'
+        if position.sequence is not None:
+            yield f"stage_positions[{number}].sequence.", position.sequence

@@ -45,7 +45,7 @@ class PositionInfo(BaseModel):
     n_planes : int, optional
         Planes per volume here, where it differs from the stream's.
     origin_um : float, optional
-        Scan offset of the plane lowest in Y, where positions have scans of their own.
+        Scan offset of the plane lowest in Y, where it differs from the geometry's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +84,8 @@ class Stream(BaseModel):
     scale_um : (z, y, x)
         Pixel spacing in µm; of planes (step along the coverslip, pixel, pixel).
     translation_um : (z, y, x)
-        Position of the first pixel in µm, relative to the stage position.
+        Position of the first pixel in µm, relative to the stage position; of volumes
+        see `translation_of`.
     n_planes : int
         Planes per volume; 1 for volumes.
     n_times : int
@@ -117,6 +118,17 @@ class Stream(BaseModel):
     n_cameras: Count = 1
     channel_offsets_um: tuple[float, ...] = ()
     bidirectional: bool = False
+
+    def translation_of(self, position: int) -> tuple[float, float, float]:
+        """Translation (z, y, x) in µm of the volumes of one position.
+
+        Where positions have scans of their own each begins at its own offset.
+        """
+        z_um, y_um, x_um = self.translation_um
+        own_um = self.positions[position].origin_um
+        if self.kind == "volumes" and own_um is not None:
+            y_um = own_um
+        return z_um, y_um, x_um
 
     def place(self, index: Mapping[str, int]) -> Place:
         """Return where the item of an event with this index belongs.

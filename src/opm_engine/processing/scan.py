@@ -28,8 +28,9 @@ class Scan:
     """A stream of planes and the volumes that it becomes.
 
     All volumes share one grid, whatever their channel, position or direction: that of
-    the geometry, lengthened along Y where a position has more planes. At every position
-    the plane lowest in Y lies at ``geometry.origin_um``.
+    the geometry, lengthened along Y where a position has more planes; a shorter one's
+    volumes are 0 at their end. They begin with the plane lowest in Y, which lies at
+    ``geometry.origin_um`` or, where a position has one, at its own ``origin_um``.
 
     Directions. ``geometry.scan_direction`` is that of even t. In a bidirectional stream
     volumes of odd t are scanned the other way: their plane z lies where plane

@@ -227,7 +227,7 @@ class Board(Running):
             now_s = self._software_s()
             for task in self._tasks.values():
                 task.committed = False
-                task.samples = []
+                task.samples, task.written = [], 0
                 self._halt(task)
             self._locked = set()
             for line, trace in self._lines.items():
@@ -245,7 +245,7 @@ class Board(Running):
         if task.state is State.RUNNING:
             raise BoardError(-200479)
         self.commit(task.name)
-        task.samples = [tuple(sample) for sample in samples]
+        task.put([tuple(sample) for sample in samples])
         if auto_start:
             self.start(task.name)
 

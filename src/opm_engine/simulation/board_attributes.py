@@ -235,7 +235,7 @@ TASK: dict[int, Callable[[Board, Task], Any]] = {
     0x0695: lambda board, task: _VOLTAGE,
     0x1108: lambda board, task: _VOLTAGE,
     0x192B: lambda board, task: task.generated,
-    0x186D: lambda board, task: len(task.samples),
+    0x186D: lambda board, task: task.output_buffer or len(task.samples),
     0x230B: _onboard_buffer,
     0x1223: lambda board, task: task.waiting,
     0x192A: lambda board, task: task.acquired,
@@ -287,6 +287,12 @@ def _set_gate_type(board: Board, name: str, value: int) -> None:
         board.pause_by(name, "")
 
 
+def _set_output_buffer(board: Board, name: str, value: int) -> None:
+    task = board.idle(name)
+    task.output_buffer = value
+    task.samples, task.written = [], 0
+
+
 SETTERS: dict[int, Callable[[Board, str, Any], None]] = {
     0x18C7: lambda board, name, value: board.count_edges_of(name, value),
     0x1393: _set_trigger_type,
@@ -294,6 +300,7 @@ SETTERS: dict[int, Callable[[Board, str, Any], None]] = {
     0x1366: _set_gate_type,
     0x1379: lambda board, name, value: board.pause_by(name, value),
     0x18C8: _set_delay_units,
+    0x186D: _set_output_buffer,
     0x18E1: _ignore,
 }
 

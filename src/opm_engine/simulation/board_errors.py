@@ -20,6 +20,7 @@ ERRORS = {
     -200229: "Buffer is too small to fit the read data.",
     -200284: "Some or all of the samples requested have not yet been acquired.",
     -200290: "Generation has been stopped to prevent regeneration of old samples.",
+    -200292: "Some or all of the samples to write could not be written to the buffer.",
     -200303: "External sample clock source must be specified for this task.",
     -200431: "Selected physical channel does not support the I/O type of the task.",
     -200452: "Specified property is not applicable to the task.",

@@ -186,6 +186,8 @@ class Task:
     state: State = State.IDLE
     committed: bool = False
     samples: list[tuple[float, ...]] = field(default_factory=list)
+    output_buffer: int | None = None
+    written: int = 0
     regenerates: bool = True
     generated: int = 0
     error: int = 0
@@ -241,10 +243,24 @@ class Task:
             raise BoardError(-200478)
         if self.kind not in (Kind.DO, Kind.AO) or self.clock is None:
             return
-        if not self.samples:
+        if len(self.samples) < (self.output_buffer or 1):
             raise BoardError(-200462)
         if len(self.samples) < 2:
             raise BoardError(-200609)
+
+    def put(self, samples: list[tuple[float, ...]]) -> None:
+        """Write to the output buffer, each time from where the last write ended.
+
+        Without a size of its own the first write decides how many samples it holds.
+        """
+        size = self.output_buffer or len(self.samples) or len(samples)
+        if len(samples) > size:
+            raise BoardError(-200292)
+        start = self.written % size
+        ahead = samples[: size - start]
+        self.samples[start : start + len(ahead)] = ahead
+        self.samples[: len(samples) - len(ahead)] = samples[len(ahead) :]
+        self.written += len(samples)
 
     def rewind(self, now_s: float) -> None:
         """Begin from sample 0."""

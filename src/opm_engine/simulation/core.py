@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pymmcore
-from pymmcore_plus.experimental.unicore import UniMMCore
 from pymmcore_plus.experimental.unicore.core._sequence_buffer import SequenceBuffer
 
+from opm_engine.simulation.autofocus import (
+    AUTOFOCUS,
+    AutofocusCore,
+    SimulatedAutofocus,
+)
 from opm_engine.simulation.camera import SimulatedCamera
 from opm_engine.simulation.devices import (
     SimulatedFocus,
@@ -45,7 +49,7 @@ DEFAULT_RING_MB = 250
 XY_STAGE, FOCUS, SHUTTER, LASERS = "XY", "Z", "Shutter", "Lasers"
 
 
-class SimulatedCore(UniMMCore):
+class SimulatedCore(AutofocusCore):
     """A core whose Python camera can be stopped and whose ring holds whole frames.
 
     Attributes
@@ -192,6 +196,7 @@ def simulated_core(
     xy_stage = microscope.scan_stage.label if microscope.scan_stage else XY_STAGE
     devices: dict[str, Any] = {**cameras, xy_stage: stage, FOCUS: focus, **shutters}
     devices[LASERS] = lasers
+    devices[AUTOFOCUS] = autofocus = SimulatedAutofocus(focus)
     if microscope.camera.sensors:
         devices[microscope.camera.label] = SimulatedMultiCamera(cameras)
     if microscope.remote_focus:
@@ -203,6 +208,8 @@ def simulated_core(
     core.setXYStageDevice(xy_stage)
     core.setFocusDevice(FOCUS)
     core.setShutterDevice(SHUTTER)
+    core.simulated_autofocus = autofocus
+    core.setAutoFocusDevice(AUTOFOCUS)
     core.simulated_cameras = tuple(cameras.values())
     core.simulated_stage, core.simulated_o3 = stage, o3
     _define_configs(core, microscope)

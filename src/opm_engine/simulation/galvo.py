@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
     Trace = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-NATURAL_HZ = 2500.0
 DAMPING = 0.75
+
+SETTLED_RAD = 6.596
+"""Angular natural frequency times the time after which a step stays within 1 %."""
+
+FASTEST_MS = 0.05
+"""No galvo settles faster."""
 
 
 class GalvoResponse:
@@ -32,10 +37,8 @@ class GalvoResponse:
     ----------
     time_s, volts : float
         When it starts, and where it rests then.
-    natural_hz : float
-        Undamped natural frequency.
-    damping : float
-        Damping ratio, 0 < damping < 1.
+    settle_ms : float
+        After a step it stays within 1 % of it from then on.
     """
 
     def __init__(
@@ -43,12 +46,11 @@ class GalvoResponse:
         time_s: float = 0.0,
         volts: float = 0.0,
         *,
-        natural_hz: float = NATURAL_HZ,
-        damping: float = DAMPING,
+        settle_ms: float,
     ) -> None:
-        omega = 2 * math.pi * natural_hz
-        self._decay = damping * omega
-        self._omega = omega * math.sqrt(1 - damping**2)
+        omega = SETTLED_RAD / (1e-3 * max(settle_ms, FASTEST_MS))
+        self._decay = DAMPING * omega
+        self._omega = omega * math.sqrt(1 - DAMPING**2)
         self._state = float(time_s), float(volts), 0.0
 
     @property

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from opm_engine.simulation.cables import Cables
     from opm_engine.simulation.galvo import Trace
 
-MEMORY_S = 20e-3
-"""How far back a galvo's drive is looked at when the camera starts."""
+MEMORY_S, MEMORY = 20e-3, 4.0
+"""How far back a galvo's drive is looked at when the camera starts, at least, and in
+times that it takes to settle."""
 
 
 class Mirror:
@@ -35,14 +36,16 @@ class Mirror:
     def __init__(self, galvo: Galvo, cables: Cables) -> None:
         self._galvo = galvo
         self._cables = cables
-        self._response = GalvoResponse()
+        self._response = GalvoResponse(settle_ms=galvo.settle_ms)
         self._volts = self._drive(0.0, 0.0)
 
     def begin(self, time_s: float) -> None:
         """Follow what it was told before the camera starts."""
-        since_s = max(0.0, time_s - MEMORY_S)
+        settle_ms = self._galvo.settle_ms
+        since_s = max(0.0, time_s - max(MEMORY_S, MEMORY * settle_ms / 1e3))
         trace = self._drive(since_s, time_s)
-        self._response = GalvoResponse(since_s, float(trace[1][0]))
+        rests_v = float(trace[1][0])
+        self._response = GalvoResponse(since_s, rests_v, settle_ms=settle_ms)
         self._response.advance(trace, time_s)
 
     def look(self, until_s: float) -> None:

@@ -112,6 +112,13 @@ class RemoteCables:
         """Volts of an analog output, like ``"ao0"``."""
         return self._trace("analog", channel, start_s, end_s)
 
+    def seen_until_s(self) -> float:
+        """Simulated time of now; the board has seen all edges of before."""
+        now_s = self._clock.now()
+        with suppress(OSError):  # remembered, and told to whoever looks at an output
+            self._ask({})
+        return now_s
+
     def close(self) -> None:
         """Unplug. May be called twice."""
         self._clock.announce = lambda: None

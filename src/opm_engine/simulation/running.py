@@ -55,7 +55,7 @@ class Running(TaskSetup):
         self._trains: dict[Task, Train] = {}
         self._widths_s: dict[str, float] = {}
         self._settled: dict[str, bool] = {}
-        self._awaited_s: dict[str, float] = {}
+        self._awaited: dict[str, tuple[bool, float]] = {}
         self._locked: set[str] = set()
 
     # ---------------------------------------------------------------------- edges
@@ -71,16 +71,16 @@ class Running(TaskSetup):
 
     def _debounce(self, line: str, level: bool, time_s: float) -> None:
         if level == self._settled[line]:
-            self._awaited_s.pop(line, None)
+            self._awaited.pop(line, None)
             return
         due_s = time_s + self._widths_s[line]
-        self._awaited_s[line] = due_s
+        self._awaited[line] = (level, due_s)
         self._queue.add(due_s, partial(self._settle, line, level))
 
     def _settle(self, line: str, level: bool, due_s: float) -> None:
-        if self._awaited_s.get(line) != due_s:
-            return
-        del self._awaited_s[line]
+        if self._awaited.get(line) != (level, due_s):
+            return  # the line has changed since
+        del self._awaited[line]
         self._settled[line] = level
         self._see(line, level, due_s, self._stamp(due_s))
 
@@ -150,9 +150,9 @@ class Running(TaskSetup):
             pin: self._settled.get(pin, bool(self._lines[pin].value))
             for pin in self._widths_s
         }
-        self._awaited_s = {
-            pin: due_s
-            for pin, due_s in self._awaited_s.items()
+        self._awaited = {
+            pin: change
+            for pin, change in self._awaited.items()
             if pin in self._widths_s
         }
         ears = sorted(

@@ -8,7 +8,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from opm_engine.config import ConfigError
 from opm_engine.simulation.board import Board
+from opm_engine.simulation.board_errors import BoardError
 from opm_engine.simulation.board_status import board_status, describe_board
 from opm_engine.simulation.clock import SimClock
 from opm_engine.simulation.core import demo_specimen, simulated_core
@@ -40,12 +42,16 @@ class Twin:
         None if it is another process's.
     core : SimulatedCore
     clock : SimClock
+    seen_until_s : callable
+        Simulated time of now; the board has seen all edges of before.
     specimen : Specimen
     address : str
         Of the board's gRPC face, ``"127.0.0.1:port"``.
 
     Raises
     ------
+    ConfigError
+        If the simulated board lacks what the description wires.
     ConnectionError, TimeoutError
         If no simulated board answers at ``address``.
     """
@@ -61,6 +67,7 @@ class Twin:
             msg = "simulation: this microscope has no such table"
             raise ValueError(msg)
         self.clock = SimClock(simulation.time_scale)
+        self.seen_until_s = self.clock.now
         self.specimen = specimen or demo_specimen(microscope)
         self.board: Board | None = None
         self._exposure_out = microscope.camera.exposure_out.terminal
@@ -75,9 +82,16 @@ class Twin:
                 cables = remote = RemoteCables(
                     address, self.clock, microscope.daq.deadline_s
                 )
+                self.seen_until_s = remote.seen_until_s
                 opening.callback(remote.close)
             self.address = address
-            self.core = simulated_core(microscope, cables, self.clock, self.specimen)
+            try:
+                self.core = simulated_core(
+                    microscope, cables, self.clock, self.specimen
+                )
+            except BoardError as error:
+                msg = f"simulation.board: a {simulation.board} cannot be wired: {error}"
+                raise ConfigError(msg) from error
             opening.callback(self.core.close)
             self._closing = opening.pop_all()
 

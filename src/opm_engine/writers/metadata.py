@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, Stream, stream_of
 
 if TYPE_CHECKING:
@@ -42,13 +43,22 @@ def image_attributes(
     """Return all attributes of the image of position ``p``, plain JSON.
 
     They are ``ome``, and the run's block with ``position`` (index and
-    :class:`PositionInfo`) added.
+    :class:`PositionInfo`; ``affine`` if its scan is not the geometry's) added.
     """
-    position = {"index": p, **stream.positions[p].model_dump(mode="json")}
+    site = stream.positions[p]
+    position = {"index": p, **site.model_dump(mode="json")}
+    own = {
+        name: value
+        for name in ("n_planes", "origin_um")
+        if (value := getattr(site, name)) is not None
+    }
+    if own and "geometry" in block:
+        geometry = Geometry.model_validate({**block["geometry"], **own})
+        position["affine"] = geometry.affine()
     multiscale = {
-        "name": stream.positions[p].name,
+        "name": site.name,
         "axes": AXES,
-        "datasets": datasets(stream),
+        "datasets": datasets(stream, p),
     }
     return {
         "ome": {
@@ -64,14 +74,14 @@ def image_attributes(
     }
 
 
-def datasets(stream: Stream) -> list[dict[str, Any]]:
-    """Return the ``datasets`` of an image's ``multiscales``, in s and µm.
+def datasets(stream: Stream, p: int) -> list[dict[str, Any]]:
+    """Return the ``datasets`` of the ``multiscales`` of image ``p``, in s and µm.
 
     The translation is relative to the stage position, which our block tells.
     """
     # An interval of 0 means as fast as the camera goes; a scale may not be 0.
     scale = [stream.interval_s or 1.0, 1.0, *stream.scale_um]
-    translation = [0.0, 0.0, *stream.translation_um]
+    translation = [0.0, 0.0, *stream.translation_of(p)]
     transformations = [
         {"type": "scale", "scale": scale},
         {"type": "translation", "translation": translation},

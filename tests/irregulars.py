@@ -118,12 +118,15 @@ CASES = [
         in_order=False,
     ),
     Case(
-        "shutter-over-times", scan(keep_shutter_open_across="t", time_plan=SLOW), 20, 2
+        "shutter-over-times",
+        scan(keep_shutter_open_across="tzc", time_plan=SLOW),
+        20,
+        2,
     ),
     Case(
         "shutter-over-channels",
         scan(
-            keep_shutter_open_across="c",
+            keep_shutter_open_across="cz",
             axis_order="tpcz",
             stage_positions=[(0, 0), (5, 0)],
         ),
@@ -289,20 +292,17 @@ REFUSALS = [
         ("grid_plan", "10000000"),
     ),
     Refusal("no-channel", scan(channels=None, grid_plan=GRID), ("channels",)),
-    Refusal(
-        "never-acquired",
-        scan(stage_positions=[at(0, 0, channels=TWO_CHANNELS[1:])], time_plan=[ONCE]),
-        ("channels",),
-    ),
 ]
 
 
 class Where:
-    """A specimen that encodes, in four bands of rows, scan offset, x, y and focus.
+    """A specimen that encodes scan offset, x, y and focus in four bands of rows.
 
-    Each of two lasers lights half the columns.
+    A fifth glows always alike, which tells the dose. Each of two lasers lights half the
+    columns.
     """
 
+    PER_MS = 8000.0
     PER_MS_UM = 200.0
     FROM_UM = -30.0
 
@@ -310,18 +310,19 @@ class Where:
         plane = np.zeros(shape, np.float32)
         half = shape[1] // 2
         columns = plane[:, laser_index * half : (laser_index + 1) * half]
-        for band, um in zip(np.split(columns, 4), (offset_um, *origin_um), strict=True):
-            band[:] = self.PER_MS_UM * (um - self.FROM_UM)
+        values = np.array((offset_um, *origin_um)) - self.FROM_UM
+        values = [self.PER_MS, *self.PER_MS_UM * values]
+        for band, value in zip(np.array_split(columns, 5), values, strict=True):
+            band[:] = value
         return plane
 
     @classmethod
-    def read(cls, planes, light_ms):
-        """Decode planes (..., S, X): laser (...,) and (offset, x, y, focus) (..., 4)."""
+    def read(cls, planes):
+        """Decode planes (..., S, X): laser (...,); offset, x, y, focus (..., 4)."""
         counts = np.asarray(planes, float) - OFFSET_COUNTS
         halves = np.stack(np.split(counts, 2, axis=-1))
         laser = halves.mean(axis=(-2, -1)).argmax(axis=0)
-        lit = halves.max(axis=0)
-        bands = np.stack(
-            [band.mean(axis=(-2, -1)) for band in np.split(lit, 4, axis=-2)], axis=-1
-        )
-        return laser, bands / light_ms / cls.PER_MS_UM + cls.FROM_UM
+        bands = np.array_split(halves.max(axis=0), 5, axis=-2)
+        means = np.stack([band.mean(axis=(-2, -1)) for band in bands], axis=-1)
+        light_ms = means[..., :1] / cls.PER_MS
+        return laser, means[..., 1:] / light_ms / cls.PER_MS_UM + cls.FROM_UM

@@ -98,7 +98,6 @@ class Patient:
                 daq__address=self.address,
                 daq__deadline_s=DEADLINE_S,
                 daq__galvo__park_v=PARK_V,
-                simulation__noise=True,
             )
         )
         self.core, self.mda = self.scope.core, self.scope.core.mda
@@ -244,15 +243,16 @@ class Patient:
     def disk_full(self) -> None:
         import resource
 
+        file_size = resource.RLIMIT_FSIZE
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        relay = ThreadRelay(OMEZarrWriter(self.out / "full.ome.zarr"), At(nothing))
-        with relay.connected(self.mda):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
-            try:
+        before = resource.getrlimit(file_size)
+        fills = At(lambda: resource.setrlimit(file_size, (1000, before[1])))
+        relay = ThreadRelay(OMEZarrWriter(self.out / "full.ome.zarr"), fills)
+        try:
+            with relay.connected(self.mda):
                 self.mda.run(LONG)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        finally:
+            resource.setrlimit(file_size, before)
 
     def block(self) -> None:
         """For ever, but for the test that lets go of it in the end."""
@@ -271,7 +271,7 @@ class Patient:
 
     def block_behind_a_relay(self) -> None:
         with replaced(supervisor_module, "PATIENCE_S", 0.5):
-            self.run(At(self.blocks), LONG, max_bytes=10**6, drain_timeout_s=1.0)
+            self.run(At(self.blocks), LONG, max_bytes=10**6, drain_timeout_s=3.0)
 
     def hog(self) -> None:
         """Nothing happens, but another thread takes all it can get."""
@@ -283,7 +283,7 @@ class Patient:
 
         threading.Thread(target=work).start()
         try:
-            self.run(At(nothing), scan(time_plan={"interval": 0, "loops": 30}))
+            self.run(At(nothing), scan(time_plan={"interval": 0, "loops": 10}))
         finally:
             over.set()
 

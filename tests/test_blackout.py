@@ -9,7 +9,6 @@ import pytest
 from opm_engine.daq import blackout
 from opm_engine.daq.blackout import Blackout, Dark
 from opm_engine.daq.protocol import DaqError
-from opm_engine.simulation import board_attributes
 from opm_engine.simulation.board import Board
 from opm_engine.simulation.board_tasks import Kind
 from opm_engine.simulation.grpc_face import BoardServer
@@ -28,6 +27,11 @@ def board() -> Board:
 def address(board: Board) -> Iterator[str]:
     with BoardServer(board) as server:
         yield server.address
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blackout, "_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -69,25 +73,20 @@ def test_blackout(board: Board, dark: Blackout, hold: bool, known: bool) -> None
     assert not board.reserved()
 
 
-X_SERIES, S_SERIES = 15858, 14644
-
-
-@pytest.mark.parametrize(("category", "steps"), [(X_SERIES, 3), (S_SERIES, 1)])
-def test_galvos_ramp_from_where_a_reset_puts_them(
-    address: str,
-    board: Board,
-    monkeypatch: pytest.MonkeyPatch,
-    category: int,
-    steps: int,
-) -> None:
-    monkeypatch.setitem(board_attributes.DEVICE, 0x29A9, lambda board: category)
-    dark = Blackout(Dark.of(changed("daq.galvo.park_v", 3.0)), address, 1.0)
-    dark.prepare()
-    dark.drive(held=True)
+@pytest.mark.parametrize(
+    ("product", "steps"), [("PCIe-6363", 3), ("PCIe-6738", 1)], ids=["X", "AO"]
+)
+def test_galvos_ramp_from_where_a_reset_puts_them(product: str, steps: int) -> None:
+    board = Board(product=product)
+    with BoardServer(board) as server:
+        description = Dark.of(changed("daq.galvo.park_v", 3.0))
+        dark = Blackout(description, server.address, 1.0)
+        dark.prepare()
+        dark.drive(held=True)
+        dark.close()
     assert board.volts("ao0") == 3.0
     # one of them is the power output's
     assert list(board.calls).count("WriteAnalogScalarF64") == steps + 1
-    dark.close()
 
 
 CALLS = (

@@ -231,6 +231,37 @@ class TestThroughNidaqmx:
             task.start()
         assert refusal.value.error_code == -200609
 
+    def test_an_output_buffer_is_filled_in_parts(
+        self, board: Board, options: GrpcSessionOptions
+    ) -> None:
+        with new(options) as task:
+            task.ao_channels.add_ao_voltage_chan("Dev1/ao0")
+            task.timing.cfg_samp_clk_timing(1000, "/Dev1/PFI0", samps_per_chan=8)
+            task.out_stream.output_buf_size = 4
+            assert task.out_stream.output_buf_size == 4
+            task.write([1.0, 2.0, 3.0], auto_start=False)
+            refused = [task.start, lambda: task.write([0.0] * 5, auto_start=False)]
+            for code, act in zip((-200462, -200292), refused, strict=True):
+                with pytest.raises(DaqError) as refusal:
+                    act()
+                assert refusal.value.error_code == code
+            # where the last write ended, and round again
+            task.write([4.0, 5.0], auto_start=False)
+            task.start()
+            pulses(board, 6)
+            played = board.analog_trace("ao0", *ALWAYS)[1].tolist()
+        assert played == [0, 5, 2, 3, 4, 5, 2]
+
+    def test_messages_are_no_longer_than_grpc_lets_them(
+        self, options: GrpcSessionOptions
+    ) -> None:
+        with new(options) as task:
+            task.ao_channels.add_ao_voltage_chan("Dev1/ao0")
+            task.timing.cfg_samp_clk_timing(1000, "/Dev1/PFI0", samps_per_chan=8)
+            writer = AnalogMultiChannelWriter(task.out_stream, auto_start=False)
+            with pytest.raises(RpcError, match="larger than max"):
+                writer.write_many_sample(np.zeros((1, 2**22 // 8)))
+
     @pytest.mark.parametrize(("kind", "name", "code"), REFUSED.values(), ids=REFUSED)
     def test_refused_channels(
         self, options: GrpcSessionOptions, kind: str, name: str, code: int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import useq
 
 from irregulars import CASES, GRID, ONCE, REFUSALS, SHORT, Case, at
-from opm_engine.bursts import burst_events
+from opm_engine.bursts import BurstEvent, burst_events
 from opm_engine.config import Microscope
 from opm_engine.plan import (
     Part,
@@ -74,19 +75,16 @@ def test_events_are_those_of_useq(case: Case, small: Microscope) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_one_camera_sequence_per_scan(case: Case, small: Microscope) -> None:
     plan = plan_scan(case.sequence, small)
-    bursts = [
-        x for x in burst_events(case.sequence, plan, small) if hasattr(x, "burst")
-    ]
+    events = burst_events(case.sequence, plan, small)
+    bursts = [x for x in events if isinstance(x, BurstEvent)]
     assert len(bursts) == case.n_bursts
     assert plan.n_events == case.n_frames
     assert sum(len(burst.events) for burst in bursts) == case.n_frames
     assert [len(x.events) for x in bursts] == [x.burst.n_events for x in bursts]
     places = [plan.stream().place(e.index) for x in bursts for e in x.events]
     assert len(set(places)) == case.n_frames  # each frame has a place of its own
-    firsts = [burst.burst.first_event for burst in bursts]
-    assert firsts == [
-        sum(len(x.events) for x in bursts[:n]) for n in range(len(bursts))
-    ]
+    ends = itertools.accumulate(len(x.events) for x in bursts)
+    assert [x.burst.first_event for x in bursts] == [0, *ends][:-1]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -174,12 +172,12 @@ def test_own_autofocus_acquires_nothing_twice(own, small) -> None:
 
 
 def test_z_offset_of_own_channels_moves_the_focus_not_the_scan(small) -> None:
-    own = [{**TWO_CHANNELS[0], "z_offset": 1.0}]
-    sequence = scan(stage_positions=[at(0, 0, 1), at(5, 0, 2, channels=own)])
+    own = {"z_plan": SHORT, "channels": [{**TWO_CHANNELS[0], "z_offset": 1.0}]}
+    sequence = scan(stage_positions=[at(0, 0, 1), at(5, 0, 2, **own)])
     first, second = (part.plan for part in scans(sequence, small))
     assert first is not None
     assert second is not None
-    assert (first.start_um, second.start_um) == (-1, -1)
+    assert (first.start_um, second.start_um) == (-1, -0.5)
     assert [x.z_offset_um for x in second.channels] == [1]
 
 

@@ -273,11 +273,36 @@ def test_positions_and_times(scope: Scope, core, tmp_path: Path) -> None:
         np.testing.assert_allclose(found_um, [wanted_um + y_um] * 2, atol=WITHIN_UM)
 
 
+def test_each_exposure_is_measured_with_the_camera_running_free(
+    scope: Scope, core
+) -> None:
+    """Bursts in a list are measured one by one; after the first the camera waits."""
+    collect = Collect()
+    sequences = [
+        stage_scan(channels=[{"config": "488", "exposure": exposure_ms}])
+        for exposure_ms in (5.0, 6.0)
+    ]
+    core.mda.run(
+        [burst for sequence in sequences for burst in scope.engine.bursts(sequence)],
+        output=[collect],
+    )
+    light_ms, _ = Scale.read(np.stack(collect.images))
+    for exposure_ms, dose_ms in zip((5, 6), np.split(light_ms[:, 0], 2), strict=True):
+        wanted_ms = window_ms(exposure_ms) - RISE_MS
+        np.testing.assert_allclose(dose_ms, wanted_ms, atol=2e-3)
+
+
 BEADS_UM = np.array([[3.0, 14.0, 3.0], [5.0, 17.0, 6.0], [4.0, 20.0, 8.5]])
 """(z, y, x) of beads that both lasers light."""
 
 
-@pytest.mark.parametrize("go_up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize(
+    "go_up",
+    [
+        pytest.param(True, id="up", marks=pytest.mark.slow),
+        pytest.param(False, id="down"),
+    ],
+)
 def test_channels_lie_on_each_other_after_the_deskew(go_up: bool, tmp_path) -> None:
     """Both against the specimen's truth, and against each other."""
     specimen = Specimen(BEADS_UM, np.full((3, 2), 3000.0), Optics())

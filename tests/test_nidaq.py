@@ -27,6 +27,7 @@ from opm_engine.daq import driver_burst
 from opm_engine.daq.nidaq import NIDaq
 from opm_engine.daq.protocol import DaqError, ExposureCount
 from opm_engine.simulation.board import Board
+from opm_engine.simulation.board_tasks import Kind
 from opm_engine.simulation.grpc_face import BoardServer
 
 if TYPE_CHECKING:
@@ -107,6 +108,36 @@ class TestBurst:
         expose(board, 2001)
         assert daq.count() == (2000, 2001, None)
 
+    @pytest.mark.parametrize(
+        ("n", "at_once"),
+        [(8, 3), pytest.param(600_000, None, marks=pytest.mark.slow)],
+        ids=["in parts of 3", "4.8 MB of volts"],
+    )
+    def test_a_period_longer_than_a_message(
+        self,
+        daq: NIDaq,
+        board: Board,
+        monkeypatch: pytest.MonkeyPatch,
+        n: int,
+        at_once: int | None,
+    ) -> None:
+        monkeypatch.setattr(driver_burst, "_AT_ONCE", at_once or driver_burst._AT_ONCE)
+        numbers = np.arange(n)
+        waveform = replace(
+            WAVEFORM,
+            digital=(numbers % 3).astype(np.uint32),
+            analog=numbers[np.newaxis] * 1e-6,
+            n_samples=n,
+        )
+        daq.arm(waveform)
+        tasks = {board.task(name).kind: board.task(name) for name in board.open_tasks()}
+        words = np.array(tasks[Kind.DO].samples) @ [1, 2]
+        assert np.array_equal(words, waveform.digital)
+        assert np.array_equal(np.array(tasks[Kind.AO].samples).T, waveform.analog)
+        expose(board, 2)
+        assert board.volts("ao0") == 3e-6
+        assert daq.count() == (2, 2, None)
+
     def test_arms_outputs_before_the_edges_and_light_last(
         self, daq: NIDaq, board: Board
     ) -> None:
@@ -166,7 +197,11 @@ SLIPS = {
 class TestSlips:
     """The camera exposes on, so in the end the numbers agree."""
 
-    @pytest.mark.parametrize("late", [True, False], ids=["late", "at every edge"])
+    @pytest.mark.parametrize(
+        "late",
+        [True, pytest.param(False, marks=pytest.mark.slow)],
+        ids=["late", "at every edge"],
+    )
     @pytest.mark.parametrize(("faults", "expected"), SLIPS.values(), ids=SLIPS)
     def test_show_however_late_software_reads(
         self,

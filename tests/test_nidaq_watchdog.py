@@ -53,6 +53,7 @@ def shared() -> Iterator[tuple[NIDaq, LateBoard]]:
     """One board for all: each expiry must leave it fit for the next."""
     board = LateBoard()
     with opened(WATCHED, board) as (daq, _):
+        assert not board.open_tasks()
         yield daq, board
 
 

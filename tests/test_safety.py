@@ -25,6 +25,8 @@ import nidaqmx
 import pytest
 from nidaqmx.grpc_session_options import GrpcSessionOptions
 
+import test_safety_twin
+from conftest import ROOT
 from opm_engine.simulation.board_status import board_status
 from patient import DEADLINE_S, PARK_V
 from victims import kill_tree
@@ -311,7 +313,7 @@ def test_a_board_that_freezes(ward: Ward) -> None:
     assert re.search(r"did not answer|Deadline Exceeded", result["error"])
     assert result["idle"]
     assert result["finished"] == 1
-    assert took_s < 3 * DEADLINE_S
+    assert took_s < 5 * DEADLINE_S
     ward.board.assert_stays_at_rest()
     child.say("reopen")
     child.hear("ready")
@@ -330,7 +332,7 @@ def test_a_board_that_vanishes(tmp_path: Path) -> None:
     finally:
         ward.leave()
         board.end()
-    assert "the board did not answer" in result["error"]
+    assert re.search("did not answer|UNAVAILABLE", result["error"])
     assert result["idle"]
     assert result["finished"] == 1
 
@@ -392,3 +394,28 @@ def test_terminated(ward: Ward) -> None:
     ward.board.dark_after_s(1.0)
     assert child.process.wait(SOON_S) == 143
     ward.board.assert_stays_at_rest()
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def rows() -> set[str]:
+    """Tests of both modules; those of a table here with each of its rows."""
+    here = sys.modules[__name__]
+    names = {
+        name
+        for module in (here, test_safety_twin)
+        for name in vars(module)
+        if name.startswith("test_") and callable(getattr(module, name))
+    }
+    tables = {"test_it_lives_through": LIVES, "test_it_dies": DEATHS}
+    single = names - set(tables) - {"test_the_table_in_the_docs"}
+    return single.union(
+        f"{test}[{row.name}]" for test, table in tables.items() for row in table
+    )
+
+
+def test_the_table_in_the_docs() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text("utf-8")
+    cited = re.findall(r"`(test_\w+(?:\[\w+\])?)`", page)
+    assert sorted(cited) == sorted(rows())

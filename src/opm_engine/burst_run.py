@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.accounts import FrameAccountError
+from opm_engine.daq.protocol import DaqError
 from opm_engine.frames import FrameSource, frame_metadata
 from opm_engine.plan import Flag, Inputs
 from opm_engine.switching import quick_switching
@@ -128,6 +129,9 @@ class BurstRun:
         except FrameAccountError as error:
             self._supervisor.halt()
             self._flag(error)
+            raise
+        except DaqError:
+            self._supervisor.raise_if_tripped()
             raise
         finally:
             self._while_playing.close()

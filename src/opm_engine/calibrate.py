@@ -26,13 +26,26 @@ if TYPE_CHECKING:
 SHIFTS_UM = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
 REACH_UM, STEP_UM = 8.0, 0.1
 EXPOSURE_READOUTS = 4
-JUMP_UM = 4.0
+JUMP_UM = 6.0
 PULSE_MS = 0.1
+REPEATS = 4
+"""Images that are averaged for each delay of a pulse."""
+
+N_FINAL = 6
+"""Last pulses of the window, which tell where the galvo stays."""
+
 SETTLED = 0.01
 """Part of a step within which the galvo counts as settled."""
 
 MIN_MATCH = 0.3
 """Correlation of a plane with its match below which nothing was recognised."""
+
+SIGNIFICANT = 8.0
+"""Times the correlation that noise has with anything; for the dim images of pulses."""
+
+NEAR, FAR = 1, 6
+"""Planes on both sides of the best one that say where the match lies: few for bright
+images, many for dim ones, which shifts all of them alike."""
 
 
 class CalibrationError(RuntimeError):
@@ -133,7 +146,7 @@ def _slope(
             core.setXYPosition(*target)
             core.waitForSystem()
             plane = scope.snap([_channel(scope, laser, exposure_ms)])[laser]
-            found.append(_match(_normalised(plane[np.newaxis])[0], volts, stack))
+            found.append(_match(_normalised(plane[np.newaxis])[0], volts, stack, NEAR))
     finally:
         core.setXYPosition(*home)
     slope, middle = np.polyfit(SHIFTS_UM, found, 1)
@@ -158,17 +171,22 @@ def _settling(
     """Time in ms after a step until short pulses see the plane where it stays."""
     waveform, delays_ms = _step_waveform(scope, laser, exposure_ms)
     frames = play(scope.engine, waveform, exposure_ms)[1::2]
-    found_v = np.array([_match(p, volts, stack) for p in _normalised(frames)])
-    final_v = float(np.median(found_v[-5:]))
-    jump_v = abs(JUMP_UM * scope.microscope.daq.galvo.volts_per_um)
-    late = np.flatnonzero(np.abs(found_v - final_v) > SETTLED * jump_v)
-    if not late.size:
-        return 0.0
-    if late[-1] > len(delays_ms) - 5:
-        msg = "the galvo does not settle within the camera's window; expose longer"
+    frames = frames.reshape(REPEATS, -1, *frames.shape[1:]).mean(axis=0)
+    least = SIGNIFICANT / np.sqrt(frames[0].size)
+    found_v = np.array(
+        [_match(p, volts, stack, FAR, least) for p in _normalised(frames)]
+    )
+    final_v = found_v[-N_FINAL:]
+    allowed_v = SETTLED * abs(JUMP_UM * scope.microscope.daq.galvo.volts_per_um)
+    if np.ptp(final_v) > 2 * allowed_v:
+        msg = (
+            "the last pulses of the window do not agree: the galvo does not settle "
+            "within it, or the images are too noisy; expose longer, or raise the power"
+        )
         raise CalibrationError(msg)
+    late = np.flatnonzero(np.abs(found_v - np.median(final_v)) > allowed_v)
     # between the middles of the last pulse that saw it move and the next one
-    return float(delays_ms[late[-1]] + PULSE_MS)
+    return float(delays_ms[late[-1]] + PULSE_MS) if late.size else 0.0
 
 
 def _step_waveform(
@@ -208,7 +226,7 @@ def _step_waveform(
         initial_v=analog[0, 0, :1].copy(),
         settle_ms=galvo.settle_ms,
         period_ms=timing.period_ms,
-        n_samples=digital.size,
+        n_samples=REPEATS * digital.size,
         max_rate_hz=1000 / PULSE_MS,
         sample_ms=PULSE_MS,
         samples_per_frame=k,
@@ -231,24 +249,29 @@ def _match(
     plane: NDArray[np.float64],
     volts: NDArray[np.float64],
     stack: NDArray[np.float64],
+    n_around: int,
+    least: float = MIN_MATCH,
 ) -> float:
     """Volts of the place in a stack that looks most like a plane (both normalised).
 
-    The top of the parabola through the best plane and its neighbours.
+    The top of the parabola through the likeness of the best plane and ``n_around`` on
+    both sides of it.
 
     Raises
     ------
     CalibrationError
-        If nothing looks like it.
+        If nothing looks like it, with a correlation of ``least``.
     """
     likeness = np.tensordot(stack, plane, axes=2)
     best = int(np.argmax(likeness))
-    if likeness[best] < MIN_MATCH or not 0 < best < len(volts) - 1:
-        msg = (
-            f"a plane was not recognised (correlation {likeness[best]:.2f}); bring "
-            "more structure into view, or raise power or exposure"
-        )
-        raise CalibrationError(msg)
-    left, top, right = likeness[best - 1 : best + 2]
-    shift = (left - right) / (2 * (left - 2 * top + right))
-    return float(volts[best] + shift * (volts[1] - volts[0]))
+    inside = n_around <= best < len(volts) - n_around
+    if inside and likeness[best] >= least:
+        near = slice(best - n_around, best + n_around + 1)
+        bend, tilt, _ = np.polyfit(volts[near] - volts[best], likeness[near], 2)
+        if bend < 0:
+            return float(volts[best] - tilt / (2 * bend))
+    msg = (
+        f"a plane was not recognised (correlation {likeness[best]:.2f}); bring "
+        "more structure into view, or raise power or exposure"
+    )
+    raise CalibrationError(msg)

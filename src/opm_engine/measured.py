@@ -112,9 +112,8 @@ class Measurements:
         )
 
     def _period_ms(self, exposure_ms: float) -> float:
-        core, microscope = self._core, self._microscope
-        instrument.refuse_unknown(core, microscope, start_triggered=True)
-        instrument.prepare_camera(core, microscope)  # after a burst it waits
+        core = self._core
+        instrument.refuse_unknown(core, self._microscope, start_triggered=True)
         times = measure_exposures(core, self._daq, exposure_ms)
         return float(np.median(times.period_ms))
 

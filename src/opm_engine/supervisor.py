@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.01
-"""Between two looks; also the longest that a heartbeat to the guardian takes."""
+"""Between two looks."""
+
+BEAT_S = 0.05
+"""Between two heartbeats to the guardian."""
+
+STUCK_S = 5.0
+"""A look that lasts longer ends the heartbeats: it hangs in a call to the driver."""
 
 PATIENCE_S = 5.0
 """How long a handler may hold the runner's thread while light may be on: longer than
@@ -128,7 +134,8 @@ class Supervisor:
         self._failure = ""
         self._left_to_guardian = False
         self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looked_s = 0.0
+        self._threads: list[threading.Thread] = []
 
     # ---------------------------------------------------------------- for the engine
 
@@ -144,18 +151,21 @@ class Supervisor:
         if self._guardian is not None and not self._guardian.is_alive:
             self._guardian.start()
         self._reason, self._failure, self._left_to_guardian = None, "", False
-        self._ending = threading.Event()
-        self._thread = threading.Thread(
-            target=self._supervise, args=(self._ending,), name="supervisor", daemon=True
-        )
-        self._thread.start()
+        self._ending, self._looked_s = threading.Event(), time.monotonic()
+        self._threads = [
+            threading.Thread(target=work, args=(self._ending,), name=name, daemon=True)
+            for name, work in (("supervisor", self._supervise), ("pulse", self._pulse))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def end(self) -> None:
-        """End the thread. May be called twice."""
-        thread, self._thread = self._thread, None
+        """End the threads. May be called twice."""
+        threads, self._threads = self._threads, []
         self._ending.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def light_may_come(self, period_ms: float, n_frames: int) -> None:
         """Watch a burst from now on; called before the board is armed."""
@@ -185,12 +195,9 @@ class Supervisor:
         except DaqError as error:
             # without heartbeats it acts soon, and tries for longer than a run can wait
             self._left_to_guardian = True
-            if (
-                self._reason is not None
-                and threading.current_thread() is not self._thread
-            ):
-                raise SafetyError(self._reason) from error
-            raise
+            if self._reason is None or threading.current_thread() in self._threads:
+                raise
+            raise SafetyError(self._reason) from error
         if self._guardian is not None and not self._left_to_guardian:
             self._guardian.watch(False)
 
@@ -227,15 +234,15 @@ class Supervisor:
         return self._reason
 
     def raise_if_tripped(self) -> None:
-        """Raise if light was switched off unasked.
+        """Raise if light was switched off unasked, here or by the guardian.
 
         Raises
         ------
         SafetyError
             Says why.
         """
-        if self._reason is not None:
-            raise SafetyError(self._reason)
+        if reason := self._reason or self._trouble():
+            raise SafetyError(reason)
 
     def raise_if_overtaken(self) -> None:
         """Raise if the board was made dark while it was being armed.
@@ -251,18 +258,24 @@ class Supervisor:
         if self._cancelled():
             raise SkipEvent(num_frames=0, reason="cancelled while arming")
 
-    # ---------------------------------------------------------------- the thread
+    # ---------------------------------------------------------------- the threads
 
     def _supervise(self, ending: threading.Event) -> None:
         while not ending.wait(TICK_S):
+            self._looked_s = time.monotonic()
             try:
                 self._work()
             except Exception as error:  # noqa: BLE001 - whatever it is, light goes off
                 self._fail(error)
 
+    def _pulse(self, ending: threading.Event) -> None:
+        """Beat, in a thread that waits for no board, as long as the other one looks."""
+        while self._guardian is not None and not ending.wait(BEAT_S):
+            stuck = time.monotonic() - self._looked_s > STUCK_S
+            if not stuck and not self._left_to_guardian:
+                self._guardian.beat()
+
     def _work(self) -> None:
-        if self._guardian is not None and not self._left_to_guardian:
-            self._guardian.beat()
         self.attend()
         watch = self._watch
         if watch is None or watch.halted:
@@ -270,7 +283,8 @@ class Supervisor:
         try:
             self._look(watch)
         except DaqError as error:
-            if not self._trip(watch, f"the board did not answer: {error}"):
+            reason = self._trouble() or f"the board did not answer: {error}"
+            if not self._trip(watch, reason):
                 logger.warning("The board did not answer, in the dark: %s", error)
 
     def _fail(self, error: Exception) -> None:
@@ -290,12 +304,15 @@ class Supervisor:
             self._trip(watch, reason)
 
     def _alarm(self, watch: _Watch) -> str | None:
-        if self._guardian is not None and (what := self._guardian.trouble()):
-            return what
+        if trouble := self._trouble():
+            return trouble
         since_s = watch.handed_over_s
         if since_s is not None and time.monotonic() - since_s > PATIENCE_S:
             return f"{blocking(watch.thread)} has blocked the run for {PATIENCE_S:g} s"
         return self._silence(watch)
+
+    def _trouble(self) -> str | None:
+        return self._guardian.trouble() if self._guardian is not None else None
 
     def _silence(self, watch: _Watch) -> str | None:
         """Look for edges that stopped although more are planned.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.simulation import board_attributes as attributes
@@ -296,6 +296,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@cache
 def call_named(name: str) -> Call:
     """Look a call up; properties are asked and set by many names for one thing."""
     for scopes, get in _GETTERS.items():

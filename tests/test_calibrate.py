@@ -40,10 +40,10 @@ def galvo(volts_per_um: float, settle_ms: float, scan_sign: int = 1) -> dict[str
 
 
 CASES = [
-    Case("scale and slow", galvo(0.06, 1.3), galvo(0.05, 0.5)),
     Case("sign and fast", galvo(-0.04, 0.4), galvo(0.05, 0.8), laser="561"),
 ]
 SLOW = [
+    Case("scale and slow", galvo(0.06, 1.3), galvo(0.05, 0.5)),
     Case("as described", galvo(0.05, 0.8), galvo(0.05, 0.8)),
     Case("scan sign", galvo(0.08, 0.8, -1), galvo(-0.07, 0.8, -1)),
     Case("at once", galvo(0.05, 0.0), galvo(0.05, 0.8)),

@@ -158,7 +158,7 @@ class BurstRun:
             if not ending and (now_s > next_check_s or not (exposure + 1) % n_run):
                 next_check_s = now_s + CHECK_S
                 ending = self._overtaken_in_check()
-            if ending and exposure >= self._daq.count().planned:
+            if ending and exposure >= self._supervisor.n_lit:
                 break  # exposed in the dark, after the light was switched off
             self._delivered = exposure + 1
             if burst.is_lit(exposure):

@@ -7,7 +7,7 @@ Carries its plan: a list or an iterator of events tells nothing else about it.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import useq
 from pydantic import Field
@@ -26,7 +26,7 @@ from opm_engine.plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from opm_engine.config import Microscope
 
@@ -105,22 +105,23 @@ def _burst_event(
     return BurstEvent.model_construct(**fields, events=events, plan=plan, burst=burst)
 
 
-def placed(
-    event: useq.MDAEvent,
-    focus_um: float | None,
-    shifts_um: Mapping[int, tuple[float, float, float]],
-) -> useq.MDAEvent:
-    """Let an autofocus start from where the bursts of its position are.
+class Start(Protocol):
+    """What a run has to know of its beginning.
 
-    Parameters
+    Attributes
     ----------
-    event : useq.MDAEvent
-        Others come back as they are.
     focus_um : float, optional
-        Where the focus stage stood when the run began: for positions without z.
-    shifts_um : mapping
-        Number of a position to (x, y, z) by which it has been moved.
+        Where the focus stage stood: for positions without z.
+    shifts_um : dict
+        Number of a position to (x, y, z) by which it has been moved since.
     """
+
+    focus_um: float | None
+    shifts_um: dict[int, tuple[float, float, float]]
+
+
+def placed(event: useq.MDAEvent, start: Start) -> useq.MDAEvent:
+    """Let an autofocus begin where the bursts of its position are; pass others."""
     sequence = event.sequence
     if not isinstance(event.action, useq.HardwareAutofocus) or sequence is None:
         return event
@@ -128,10 +129,10 @@ def placed(
         return event
     p, positions = event.index.get("p", 0), sequence.stage_positions
     update: dict[str, float] = {}
-    if event.z_pos is None and focus_um is not None:
+    if event.z_pos is None and start.focus_um is not None:
         offset_um = z_offset_um(event, positions[p] if positions else None)
-        update["z_pos"] = focus_um + offset_um
-    x_um, y_um, _ = shifts_um.get(p, (0.0, 0.0, 0.0))
+        update["z_pos"] = start.focus_um + offset_um
+    x_um, y_um, _ = start.shifts_um.get(p, (0.0, 0.0, 0.0))
     if event.x_pos is not None:
         update["x_pos"] = event.x_pos + x_um
     if event.y_pos is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +36,13 @@ from opm_engine.bursts import (
 from opm_engine.daq.protocol import DaqError
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.measured import Measurements
-from opm_engine.plan import BLOCK, describe, plan_scan, set_field_of_view
+from opm_engine.plan import BLOCK, plan_scan, set_field_of_view
 from opm_engine.relays import Relays
 from opm_engine.supervisor import Supervisor
 from opm_engine.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from pymmcore_plus import CMMCorePlus
     from pymmcore_plus.metadata import SummaryMetaV1
@@ -103,7 +102,7 @@ class OPMEngine(MDAEngine):
             daq,
             make_dark=self.make_dark,
             stop_camera=lambda: self.mmcore.stopSequenceAcquisition(),
-            cancelled=self._cancelled,
+            cancelled=lambda: self.mmcore.mda.status.cancel_requested,
             let_go=self._relays.stop_waiting,
             guardian=guardian,
             clock_s=clock_s,
@@ -167,21 +166,23 @@ class OPMEngine(MDAEngine):
         core, microscope = self.mmcore, self.microscope
         self._before = instrument.remember(core, microscope)
         self._measured = Measurements(core, self.daq, microscope)
-        loose = isinstance(sequence, GeneratorMDASequence)
-        if loose or is_off(sequence):
-            if loose:
-                instrument.prepare_camera(core, microscope)
+        if is_off(sequence):
+            return super().setup_sequence(sequence)
+        if isinstance(sequence, GeneratorMDASequence):
+            instrument.prepare_camera(core, microscope)
             return super().setup_sequence(sequence)
         plan = plan_scan(sequence, microscope)
         for warning in plan.warnings:
             logger.warning(warning)
         instrument.prepare_camera(core, microscope)
         plan = self._measured.refine(plan)
+        self.daq.refuse(burst_waveform(plan, next(plan.bursts()), microscope))
         instrument.set_laser_power(core, microscope, plan)
         summary = super().setup_sequence(sequence)
         set_field_of_view(sequence, microscope)  # the stock engine has put in its own
         if summary is not None:
-            summary.setdefault("extra", {})[BLOCK] = self._describe(plan)
+            block = instrument.describe_run(core, plan, microscope)
+            summary.setdefault("extra", {})[BLOCK] = block
         self._announced = plan
         return summary
 
@@ -190,8 +191,7 @@ class OPMEngine(MDAEngine):
     ) -> Iterator[useq.MDAEvent]:
         """Group the events of a sequence into bursts; pass others as they are."""
         if not isinstance(events, useq.MDASequence):
-            if not isinstance(events, Iterator):
-                self._actions.refuse_unknown(events)
+            self._actions.refuse_unknown(events)
             yield from events
         elif self._announced is None:
             yield from super().event_iterator(events)
@@ -225,8 +225,7 @@ class OPMEngine(MDAEngine):
                 if action.setup is not None:
                     action.setup(event)
             else:
-                before = self._before
-                super().setup_event(placed(event, before.focus_um, before.shifts_um))
+                super().setup_event(placed(event, self._before))
         except BaseException as error:
             # The runner does not call teardown_event after an error here.
             self.teardown_event(event)
@@ -259,8 +258,8 @@ class OPMEngine(MDAEngine):
             supervisor=self.supervisor,
             relays=self._relays,
         )
-        known = event.plan.is_of(self._announced)
-        self._new = {} if known else {BLOCK: self._describe(plan)}
+        block = instrument.describe_run(core, plan, microscope)
+        self._new = {} if event.plan.is_of(self._announced) else {BLOCK: block}
         waveform = burst_waveform(plan, event.burst, microscope)
         self.supervisor.light_may_come(waveform.period_ms, event.burst.n_frames)
         self.daq.arm(waveform)
@@ -298,13 +297,3 @@ class OPMEngine(MDAEngine):
                     self._burst = None
                 last_to_first.callback(self.mmcore.stopSequenceAcquisition)
                 last_to_first.callback(self.supervisor.make_dark)
-
-    # ---------------------------------------------------------------- small things
-
-    def _cancelled(self) -> bool:
-        return self.mmcore.mda.status.cancel_requested
-
-    def _describe(self, plan: ScanPlan) -> dict[str, Any]:
-        block = describe(plan, self.microscope)
-        block["laser_power"] = instrument.laser_power(self.mmcore, self.microscope)
-        return block

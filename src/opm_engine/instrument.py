@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opm_engine import scan_stage
 from opm_engine.config.profiles import camera_properties
+from opm_engine.plan import describe
 from opm_engine.properties import (
     InstrumentError,
     Property,
@@ -194,6 +195,13 @@ def set_laser_power(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -
             set_property(
                 core, laser.power_property, percent, f'laser_power["{laser.name}"]'
             )
+
+
+def describe_run(
+    core: CMMCorePlus, plan: ScanPlan, microscope: Microscope
+) -> dict[str, Any]:
+    """Return what handlers learn of a plan, with the powers as they read now."""
+    return {**describe(plan, microscope), "laser_power": laser_power(core, microscope)}
 
 
 def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:

@@ -76,12 +76,13 @@ class Guardian(Protocol):
 
 @dataclass
 class _Watch:
-    """One burst that may be lit; ``edges`` and ``since_s`` are the supervisor's."""
+    """A burst that may be lit; ``edges``, ``lit`` and ``since_s`` are its own."""
 
     period_s: float
     n_frames: int
     thread: int = field(default_factory=threading.get_ident)
     edges: int = 0
+    lit: int = 0
     since_s: float | None = None
     handed_over_s: float | None = None
     halted: bool = False
@@ -229,6 +230,14 @@ class Supervisor:
                 last_to_first.callback(self.make_dark)
 
     @property
+    def n_lit(self) -> int:
+        """Exposures of the burst that were through before it was halted, at least.
+
+        The board plays on, in the dark, until its tasks are gone: it counts more.
+        """
+        return self._watch.lit if self._watch else 0
+
+    @property
     def reason(self) -> str | None:
         """Why light was switched off unasked, if it was."""
         return self._reason
@@ -323,6 +332,7 @@ class Supervisor:
         """
         asked_s = self._clock_s()
         seen = self._daq.count()
+        watch.lit = seen.planned
         if not seen.total or seen.planned >= watch.n_frames:
             return None
         if watch.since_s is None or seen.total != watch.edges:

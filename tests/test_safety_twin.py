@@ -6,6 +6,7 @@ Each row of the table in ``docs/safety.md`` that is not in ``test_safety`` is he
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections import Counter
@@ -175,26 +176,34 @@ def test_edges_that_stop(after: int, scope: Scope) -> None:
 
 
 def test_a_camera_that_stalls(scope: Scope) -> None:
+    """In an exposure, so that light stays on, and no frame tells of it."""
     camera = scope.core.simulated_camera
 
     def measure() -> float:
-        camera.stall_after = 30
-        with finishing(scope), pytest.raises(SafetyError, match="after 30 of"):
+        camera.stall_after, cable = 30, Unplugged(scope, 59)
+        with (
+            finishing(scope),
+            cable,
+            pytest.raises((SafetyError, FrameAccountError), match="exposures"),
+        ):
             scope.core.mda.run(LONG)
         camera.stall_after = None
-        return dark_since_s(scope) - last_change_s(scope, "PFI0")
+        if scope.engine.supervisor.reason is None:
+            return math.inf  # the frame loop compared just then, and was faster
+        return dark_since_s(scope) - cable.last_s
 
-    within(2 * PERIOD_S + MARGIN_S, measure)
+    within(2 * PERIOD_S + MARGIN_S, measure, tries=6)
     assert_runs(scope)
 
 
 def test_cancel(scope: Scope) -> None:
-    """Light off, and only then the galvo moves, and the camera stops exposing."""
+    """Light off, then the galvo parked, and the camera stopped; handlers may dawdle."""
     board, cancelled_s = scope.twin.board, []
 
     def cancel() -> None:
         cancelled_s.append(scope.twin.clock.now())
         scope.core.mda.cancel()
+        time.sleep(0.3)
 
     def measure() -> float:
         with finishing(scope), at_frame(scope, 30, cancel):

@@ -297,7 +297,9 @@ class Scope:
         A run that goes on in another thread is given a moment to end; after an
         interrupt in its own thread the runner says for ever that it is running.
         """
-        self._is_open = False
+        was_open, self._is_open = self._is_open, False
+        if not was_open:
+            return
         with self._closing as last_to_first:
             last_to_first.callback(self._await_end)
             self.core.mda.cancel()

@@ -328,3 +328,10 @@ def test_channels_lie_on_each_other_after_the_deskew(go_up: bool, tmp_path) -> N
         assert ncc(volumes[c], truth, seen) >= 0.95
     # half a step, 0.2 µm, apart they would be 0.87
     assert ncc(volumes[0], volumes[1], seen) >= 0.99
+
+
+def test_afterwards_the_camera_runs_free_again(scope: Scope, core) -> None:
+    core.mda.run(stage_scan())
+    assert core.getProperty("Camera", "StartTrigger") == "Off"
+    core.snapImage()
+    assert core.getImage().shape == (208, 32)

@@ -101,6 +101,8 @@ class BurstRun:
         FrameAccountError
             In the volume in which a camera edge was missing or one too many; it is
             dark and the handlers know of it then.
+        MemoryError
+            If the circular buffer overflowed, after what it held was yielded.
         SafetyError
             If light was switched off unasked.
         """
@@ -130,6 +132,8 @@ class BurstRun:
             self._supervisor.halt()
             self._flag(error)
             raise
+        except MemoryError as error:
+            raise self._overflowed() from error
         except DaqError:
             self._supervisor.raise_if_tripped()
             raise
@@ -200,6 +204,16 @@ class BurstRun:
             stopped=self._daq.count(),
             usual_trailing=self._trailing,
         )
+
+    def _overflowed(self) -> MemoryError:
+        """Say how many frames are lost: exposed, but not in the buffer."""
+        popped, n_frames = self._source.popped, self._event.burst.n_frames
+        lost = max(self._daq.count().planned - popped, 0)
+        msg = (
+            f"circular buffer overflowed; {lost} frames were lost, and the burst ended "
+            f"after {popped} of {n_frames}: handlers are too slow"
+        )
+        return MemoryError(msg)
 
     def _flag(self, error: FrameAccountError) -> None:
         """Tell the handlers which volume an error belongs to."""

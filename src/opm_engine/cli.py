@@ -7,6 +7,7 @@ only here is anything printed. Knows no device.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,6 +209,7 @@ def simulate_daq(
     as_json: AsJson = False,
 ) -> None:
     """Run the simulated board, with its cables, as a process of its own."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are told in our words
     if status:
         from opm_engine.simulation.board_status import board_status
 

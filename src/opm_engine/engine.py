@@ -151,10 +151,10 @@ class OPMEngine(MDAEngine):
         From any thread. Raises `DaqError` if the board did not obey.
         """
         bench, lamp = (self.mmcore, self.microscope), not self._lamp_stays_on
-        with ExitStack() as last_to_first:
-            last_to_first.callback(instrument.halt_stages, *bench)
-            last_to_first.callback(instrument.close_shutters, *bench, lamp=lamp)
-            last_to_first.callback(self.daq.make_dark)
+        with ExitStack() as backwards:
+            backwards.callback(instrument.halt_stages, *bench)
+            backwards.callback(instrument.close_shutters, *bench, lamp=lamp)
+            backwards.callback(self.daq.make_dark)
 
     # ---------------------------------------------------------------- whole sequence
 
@@ -206,10 +206,10 @@ class OPMEngine(MDAEngine):
             self.mmcore.setAutoShutter(True)
         self._lamp_stays_on = False
         try:
-            with ExitStack() as last_to_first:
-                last_to_first.callback(super().teardown_sequence, sequence)
-                last_to_first.callback(self._before.restore, self.mmcore)
-                last_to_first.callback(self.supervisor.make_dark)
+            with ExitStack() as backwards:
+                backwards.callback(super().teardown_sequence, sequence)
+                backwards.callback(self._before.restore, self.mmcore, self.microscope)
+                backwards.callback(self.supervisor.make_dark)
         except Exception:
             logger.exception("Tearing down the sequence failed")
         self.supervisor.end()
@@ -288,12 +288,12 @@ class OPMEngine(MDAEngine):
     def teardown_event(self, event: useq.MDAEvent) -> None:
         """Make dark, then stop the camera. May be called twice."""
         self._lamp_stays_on = event.keep_shutter_open
-        with ExitStack() as last_to_first:
-            last_to_first.callback(super().teardown_event, event)
+        with ExitStack() as backwards:
+            backwards.callback(super().teardown_event, event)
             if isinstance(event, BurstEvent):
-                last_to_first.callback(self.supervisor.rest)
+                backwards.callback(self.supervisor.rest)
                 if self._burst is not None:
-                    last_to_first.callback(self._burst.abandon)
+                    backwards.callback(self._burst.abandon)
                     self._burst = None
-                last_to_first.callback(self.mmcore.stopSequenceAcquisition)
-                last_to_first.callback(self.supervisor.make_dark)
+                backwards.callback(self.mmcore.stopSequenceAcquisition)
+                backwards.callback(self.supervisor.make_dark)

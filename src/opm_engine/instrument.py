@@ -61,6 +61,8 @@ class Before:
         Number of a stage position to (x, y, z) by which its coming visits move.
     focus_corrections_um : dict
         Number of a stage position to what its autofocus has found; None is every one.
+    start_triggered : bool
+        Whether a burst has made the camera wait for the stage.
     """
 
     focus_um: float | None = None
@@ -69,17 +71,20 @@ class Before:
     xy_um: tuple[float, float] | None = None
     shifts_um: dict[int, Shift] = field(default_factory=dict)
     focus_corrections_um: dict[int | None, float] = field(default_factory=dict)
+    start_triggered: bool = False
 
     def shift(self, p: int, x_um: float, y_um: float, z_um: float) -> None:
         """Move the coming visits of a position, on top of earlier shifts."""
         x, y, z = self.shifts_um.get(p, NO_SHIFT)
         self.shifts_um[p] = x + x_um, y + y_um, z + z_um
 
-    def restore(self, core: CMMCorePlus) -> None:
-        """Set the properties back."""
+    def restore(self, core: CMMCorePlus, microscope: Microscope) -> None:
+        """Set the properties back; a camera that waits for the stage runs free."""
         for (device, name), value in {**self.powers, **self.stage}.items():
             if core.getProperty(device, name) != value:
                 core.setProperty(device, name, value)
+        if self.start_triggered:
+            prepare_camera(core, microscope)
 
 
 def remember(core: CMMCorePlus, microscope: Microscope) -> Before:
@@ -173,6 +178,7 @@ def prepare_burst(
     """
     channels = plan.channels_of(burst)
     position = plan.position_of(burst)
+    before.start_triggered |= plan.stage is not None
     prepare_camera(core, microscope, start_triggered=plan.stage is not None)
     scan_stage.restore(core, before.stage)
     _move_stages(core, position, _focus_um(position, channels[0], before), before)

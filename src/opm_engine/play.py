@@ -47,10 +47,10 @@ def play(
         If a run is in progress.
     """
     engine.turn.take()
-    with ExitStack() as last_to_first:
-        last_to_first.callback(engine.turn.release)
+    with ExitStack() as backwards:
+        backwards.callback(engine.turn.release)
         engine.supervisor.begin()
-        last_to_first.callback(engine.supervisor.end)
+        backwards.callback(engine.supervisor.end)
         return play_in_run(engine, waveform, exposure_ms)
 
 
@@ -59,11 +59,11 @@ def play_in_run(
 ) -> NDArray[np.uint16]:
     """Play a waveform in the runner's thread, between bursts; see `play`."""
     core, supervisor = engine.mmcore, engine.supervisor
-    with ExitStack() as last_to_first:
+    with ExitStack() as backwards:
         core.setExposure(exposure_ms)
-        last_to_first.callback(supervisor.rest)
-        last_to_first.callback(core.stopSequenceAcquisition)
-        last_to_first.callback(supervisor.make_dark)
+        backwards.callback(supervisor.rest)
+        backwards.callback(core.stopSequenceAcquisition)
+        backwards.callback(supervisor.make_dark)
         supervisor.light_may_come(waveform.period_ms, waveform.n_frames)
         engine.daq.arm(waveform)
         source = FrameSource(core, waveform.n_frames)

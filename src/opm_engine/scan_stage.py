@@ -119,7 +119,7 @@ def start_scan(core: CMMCorePlus, stage: ScanStage) -> None:
 def halt(core: CMMCorePlus, stage: ScanStage) -> None:
     """Stop it at once, whatever it does. May be called twice."""
     state = name_of(stage, "state")
-    with ExitStack() as last_to_first:
-        last_to_first.callback(core.stop, stage.label)
+    with ExitStack() as backwards:
+        backwards.callback(core.stop, stage.label)
         if core.getProperty(*state) == stage.properties.running:
-            last_to_first.callback(core.setProperty, *state, stage.properties.idle)
+            backwards.callback(core.setProperty, *state, stage.properties.idle)

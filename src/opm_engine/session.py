@@ -300,8 +300,8 @@ class Scope:
         was_open, self._is_open = self._is_open, False
         if not was_open:
             return
-        with self._closing as last_to_first:
-            last_to_first.callback(self._await_end)
+        with self._closing as backwards:
+            backwards.callback(self._await_end)
             self.core.mda.cancel()
             self.engine.make_dark()
 

@@ -225,9 +225,9 @@ class Supervisor:
             if watch is None or watch.halted:
                 return
             watch.halted = True
-            with ExitStack() as last_to_first:
-                last_to_first.callback(self._stop_camera)
-                last_to_first.callback(self.make_dark)
+            with ExitStack() as backwards:
+                backwards.callback(self._stop_camera)
+                backwards.callback(self.make_dark)
 
     @property
     def n_lit(self) -> int:

@@ -7,6 +7,7 @@ device if its outputs are held, and goes on for some seconds if nobody answers.
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
     from opm_engine.daq.outputs import Output
 
 RETRY_S = 5.0
-"""How long a board that refuses or does not answer is tried again."""
+"""How long a board that refuses, or whose server is gone, is tried again."""
+
+FROZEN_S = 60.0
+"""How long a server that listens but does not answer is waited for."""
 
 _PAUSE_S = 0.05
 _STEP_S = 1e-3
@@ -157,18 +161,20 @@ class Blackout:
         Raises
         ------
         DaqError
-            What still failed after ``RETRY_S``.
+            What still failed after ``RETRY_S``, of a frozen server ``FROZEN_S``.
         """
-        end_s = time.monotonic() + RETRY_S
+        start_s, patience_s = time.monotonic(), RETRY_S
         while True:
             try:
                 return self._drive(held)
             except DaqError:
-                if time.monotonic() > end_s:
+                if time.monotonic() > start_s + patience_s:
                     raise
             time.sleep(_PAUSE_S)
-            with suppress(DaqError):
+            try:
                 self._connect()
+            except DaqError:
+                patience_s = FROZEN_S if self._somebody_listens() else RETRY_S
 
     def close(self) -> None:
         """Let the server go. May be called twice."""
@@ -245,6 +251,15 @@ class Blackout:
             raise DaqError(f"{self._device}: {error}") from error
         new = Session.INITIALIZE_SERVER_SESSION
         self._options = GrpcSessionOptions(bounded, "", initialization_behavior=new)
+
+    def _somebody_listens(self) -> bool:
+        """Whether the server's port is open: a frozen process still has it."""
+        host, _, port = (self._address or "").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), self._deadline_s).close()
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:

@@ -347,7 +347,7 @@ class TestUnreachable:
             daq.close()
 
     def test_a_server_that_freezes(self) -> None:
-        with opened(full_microscope(), deadline_s=0.3) as (daq, board):
+        with opened(full_microscope(), deadline_s=1.0) as (daq, board):
             daq.arm(FULL_WAVEFORM)
             with board._lock, pytest.raises(DaqError, match="DEADLINE_EXCEEDED"):
                 daq.count()
@@ -356,19 +356,19 @@ class TestUnreachable:
 
     @pytest.mark.parametrize("action", ["make_dark", "close"])
     def test_darkness_waits_for_one_deadline_in_all(self, action: str) -> None:
-        with opened(full_microscope(), deadline_s=0.3) as (daq, board):
+        with opened(full_microscope(), deadline_s=1.0) as (daq, board):
             daq.arm(FULL_WAVEFORM)
             light(board)
             started_s = time.monotonic()
             with board._lock, pytest.raises(DaqError, match="DEADLINE_EXCEEDED"):
                 getattr(daq, action)()
-            assert time.monotonic() - started_s < 0.3 + 1.0
+            assert time.monotonic() - started_s < 1.0 + 1.0
             daq.open()
             daq.make_dark()
             assert_dark(board)
 
     def test_a_server_that_thaws_meanwhile_is_made_dark(self) -> None:
-        with opened(deadline_s=0.3) as (daq, board):
+        with opened(deadline_s=0.8) as (daq, board):
             daq.arm(WAVEFORM)
             light(board)
             frozen = threading.Event()
@@ -376,7 +376,7 @@ class TestUnreachable:
             def freeze() -> None:
                 with board._lock:
                     frozen.set()
-                    time.sleep(0.4)
+                    time.sleep(1.0)
 
             freezing = threading.Thread(target=freeze)
             freezing.start()
@@ -398,7 +398,7 @@ class TestUnreachable:
             started_s = time.monotonic()
             with pytest.raises(DaqError, match="Failed to connect"):
                 action()
-            assert time.monotonic() - started_s < 0.3 + 1.0
+            assert time.monotonic() - started_s < 1.0 + 1.0
         assert daq.count() == (0, 0, None)
         daq.close()
         del daq

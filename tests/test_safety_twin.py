@@ -358,6 +358,7 @@ def test_a_camera_that_does_not_even_stop(scope: Scope) -> None:
     assert_runs(scope)
 
 
+@pytest.mark.slow
 def test_no_false_alarm_on_a_busy_machine() -> None:
     """Simulated time flies, and a thread of Python's own takes all it can get."""
     over = threading.Event()

@@ -14,7 +14,6 @@ the runner for a cancel and the frame loop for signs of life; it knows no plan::
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from pymmcore_plus.mda import SkipEvent
 
+from opm_engine.blocking import blocking
 from opm_engine.daq.protocol import DaqError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from opm_engine.daq.protocol import Daq
 
@@ -363,33 +362,3 @@ class Supervisor:
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def blocking(thread: int) -> str:
-    """Name what a thread is in the middle of: the handler that a runner has called.
-
-    Parameters
-    ----------
-    thread : int
-        Identifier of the thread.
-
-    Returns
-    -------
-    str
-        Qualified name, file and line of the outermost function that belongs neither
-        to the runner nor to the libraries that carry its signals.
-    """
-    found: FrameType | None = None
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module == "pymmcore_plus.mda._runner":
-            break
-        if module.partition(".")[0] not in ("pymmcore_plus", "psygnal", "threading"):
-            found = frame
-        frame = frame.f_back
-    if found is None:
-        return "a handler"
-    code = found.f_code
-    module = found.f_globals.get("__name__", "?")
-    return f"{module}.{code.co_qualname} ({code.co_filename}:{found.f_lineno})"

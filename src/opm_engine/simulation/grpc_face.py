@@ -7,7 +7,6 @@ cable and no task logic.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +15,7 @@ from nidaqmx._stubs import nidaqmx_pb2 as messages
 from nidaqmx._stubs import nidaqmx_pb2_grpc as service
 
 from opm_engine.simulation.board_errors import BoardError
+from opm_engine.simulation.daemon_pool import DaemonPool
 from opm_engine.simulation.grpc_calls import call_named
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class BoardServer:
         self._board = board
         self._port = port
         self._others = others
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: DaemonPool | None = None
         self._server: Any = None
         self.address = ""
 
@@ -65,7 +65,7 @@ class BoardServer:
         RuntimeError
             If the port is taken.
         """
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="board")
+        self._threads = DaemonPool(_THREADS, "board")
         # without so_reuseport a second server on the same port is an error
         self._server = grpc.server(self._threads, options=(("grpc.so_reuseport", 0),))
         service.add_NiDAQmxServicer_to_server(_Face(self._board), self._server)

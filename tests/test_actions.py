@@ -7,7 +7,7 @@ import queue
 import pytest
 import useq
 
-from opm_engine import PlanError, ThreadRelay
+from opm_engine import Microscope, PlanError, ThreadRelay
 from sequences import scan
 from test_engine import assert_dark
 from twins import Broken, Collect, opened
@@ -130,3 +130,84 @@ def test_a_handler_queues_bursts() -> None:
         assert len(decide.images) == 20
         assert all(meta["hardware_triggered"] for meta in decide.metas)
         assert_dark(scope)
+
+
+@pytest.mark.parametrize("what", [True, 3, "done"], ids=repr)
+def test_a_status_that_an_action_returns_is_no_image(what) -> None:
+    with opened() as scope:
+        scope.engine.register_action("pump", execute=lambda event: what)
+        collect = Collect()
+        events = [action(), *scope.engine.bursts(scan())]
+        scope.core.mda.run(events, output=[collect])
+        assert len(collect.images) == 10
+
+
+def test_an_array_that_an_action_returns_is_refused_by_its_name() -> None:
+    with opened() as scope:
+        image = scope.snap("488")["488"]
+        scope.engine.register_action("look", execute=lambda event: image)
+        with pytest.raises(TypeError, match='action "look" returned ndarray'):
+            scope.core.mda.run([action("look")])
+
+
+def test_what_would_be_dark_or_is_no_event_is_refused() -> None:
+    with opened() as scope:
+        plain = useq.MDAEvent(channel="488", exposure=5)
+        with pytest.raises(PlanError, match="must be run as bursts"):
+            scope.core.mda.run([plain])
+        with pytest.raises(PlanError, match="not MDASequence"):
+            scope.core.mda.run([scan()])
+
+
+def test_a_run_within_a_run_is_refused_and_harms_nobody() -> None:
+    refused = []
+
+    def snap(*_) -> None:
+        with pytest.raises(RuntimeError, match="in progress"):
+            scope.snap(["488"])
+        with pytest.raises(RuntimeError, match="in progress"):
+            scope.core.mda.run(scan())
+        refused.append(True)
+
+    with opened() as scope:
+        scope.engine.register_action("look", execute=snap)
+        collect = Collect()
+        events = [action("look"), *scope.engine.bursts(scan())]
+        scope.core.mda.events.frameReady.connect(snap)
+        scope.core.mda.run(events, output=[collect])
+        assert len(refused) == 11
+        assert len(collect.images) == 10
+        assert collect.finished == 1
+        assert_dark(scope)
+
+
+def test_power_of_one_burst_is_not_the_next_ones() -> None:
+    powered = Microscope.demo().model_dump(mode="json", exclude_none=True)
+    lasers = [
+        {**laser, "power_property": ["Lasers", f"Power-{laser['name']}"]}
+        for laser in powered["lasers"]
+    ]
+    with opened(lasers=lasers) as scope:
+        read = []
+        scope.core.mda.events.frameReady.connect(
+            lambda *_: read.append(scope.core.getProperty("Lasers", "Power-488"))
+        )
+        dim = scan(metadata={"opm_engine": {"laser_power": {"488": 10}}})
+        bursts = scope.engine.bursts
+        scope.core.mda.run([*bursts(dim), *bursts(scan())])
+        assert [float(power) for power in read] == [10.0] * 10 + [100.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("p", "shift"), [(0, float("nan")), (-1, 1.0), (0, float("inf"))], ids=str
+)
+def test_a_shift_that_cannot_be(p, shift) -> None:
+    with opened() as scope, pytest.raises(ValueError, match=r"position|finite"):
+        scope.engine.shift_position(p, y_um=shift)
+
+
+def test_frames_tell_where_the_stage_was() -> None:
+    with opened() as scope:
+        collect = Collect()
+        scope.core.mda.run(scan(stage_positions=[(5, 6, 7)]), output=[collect])
+        assert collect.metas[0]["position"] == {"x": 5.0, "y": 6.0, "z": 7.0}

@@ -73,13 +73,13 @@ def test_any_edge_but_the_first_exposure(
 
 def test_says_which_and_by_how_much() -> None:
     edges = np.delete(stamps(12, active=400), [14, 15])
-    assert logged(edges, 20).irregular == (7, 10.0, 5.0)
+    assert logged(edges, 20).irregular == (7, 10.0, 5.0, False)
 
 
 def test_only_planned_exposures_are_judged() -> None:
     edges = np.delete(stamps(12, active=400), [20, 21])
     assert logged(edges, 20).irregular is None
-    assert logged(edges, 21).irregular == (10, 10.0, 5.0)
+    assert logged(edges, 21).irregular[:3] == (10, 10.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,18 @@ def test_memory_does_not_grow() -> None:
     assert log.irregular is None
     assert log._latest.size == 2
     assert log._latest.base is None
+
+
+@pytest.mark.parametrize(
+    ("missed", "wrong"),
+    [(0, (0, 1.0, 4.0, True)), (5, (2, 5.0, 4.0, True)), (None, None)],
+    ids=["first", "a-falling-one", "none"],
+)
+def test_widths_tell_the_edges_apart(missed, wrong) -> None:
+    edges = stamps(6, active=400)
+    if missed is not None:
+        edges = np.delete(edges, missed)
+    log = ExposureLog(8, 5.0, active_ms=4.0)
+    for part in np.array_split(edges, 3):
+        log.add(part)
+    assert log.irregular == wrong

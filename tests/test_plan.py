@@ -327,3 +327,17 @@ def test_return_is_slow_enough(demo: Microscope) -> None:
 def test_blanking_off_warns(demo: Microscope) -> None:
     sequence = scan(channels=TWO_CHANNELS[:1], metadata=settings(blanking=False))
     assert "smears" in plan_scan(sequence, demo).warnings[0]
+
+
+def test_one_position_does_not_cut_a_gapless_time_lapse(demo) -> None:
+    times = {"interval": 0, "loops": 5}
+    plan = plan_scan(scan(stage_positions=[(1, 2)], time_plan=times), demo)
+    assert len(list(plan.bursts())) == 1
+    events = BurstEvents(
+        sequence := scan(stage_positions=[(1, 2)], time_plan=times),
+        plan,
+        next(plan.bursts()),
+    )
+    assert [e.index for e in events] == [e.index for e in sequence]
+    two = plan_scan(scan(stage_positions=[(1, 2), (3, 4)], time_plan=times), demo)
+    assert any("not without a gap" in warning for warning in two.warnings)

@@ -260,7 +260,7 @@ def test_an_edge_is(times: int, exposure: int, scope: Scope, tmp_path: Path) -> 
     )
     collect = Collect()
     relay = ThreadRelay(collect, OMEZarrWriter(tmp_path / "x.ome.zarr"))
-    message = rf"exposure {exposure}\b.* of \d+ came|{exposure - 1} planned exposures"
+    message = rf"exposure {exposure}\b.* of \d+ (came|lasted)|{exposure - 1} planned exposures"
     with (
         finishing(scope),
         relay.connected(scope.core.mda),
@@ -455,3 +455,25 @@ def test_a_second_run_harms_nobody(scope: Scope, tmp_path: Path) -> None:
     assert len(frames) < seen + 100
     assert read(path)[0].any()
     assert_runs(scope)
+
+
+@pytest.mark.parametrize("run", ["scan", "snap"])
+def test_a_first_edge_that_is_missed_turns_nothing_round(run: str) -> None:
+    """Light would come in the readout; the width of the first exposure tells."""
+    with opened() as scope:
+        seen = []
+
+        def miss_first(level: bool, time_s: float) -> int:
+            seen.append(level)
+            return int(len(seen) > 1)
+
+        scope.twin.board.edge_filter = miss_first
+        sequence = scan(time_plan={"interval": 0, "loops": 10})
+        acts = {
+            "scan": lambda: scope.core.mda.run(sequence),
+            "snap": lambda: scope.snap(["488"]),
+        }
+        with pytest.raises(FrameAccountError, match=r"exposure 1 of .* lasted"):
+            acts[run]()
+        scope.twin.board.edge_filter = None
+        assert scope.snap(["488"])["488"].mean() > 120

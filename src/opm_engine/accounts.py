@@ -134,10 +134,12 @@ class Accounts:
 def _refuse_irregular(burst: Burst, popped: int, seen: ExposureCount) -> None:
     if seen.irregular is None:
         return
-    exposure, interval_ms, planned_ms = seen.irregular
+    exposure, interval_ms, planned_ms, is_width = seen.irregular
+    came = "lasted" if is_width else "came"
+    after = "" if is_width else " after the one before"
     msg = (
         f"{_message(burst, popped, seen)}; exposure {exposure + 1} of {burst.n_frames} "
-        f"came {interval_ms:.4g} ms after the one before, {planned_ms:.4g} ms planned"
+        f"{came} {interval_ms:.4g} ms{after}, {planned_ms:.4g} ms planned"
     )
     raise FrameAccountError(msg, exposure)
 

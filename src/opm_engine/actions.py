@@ -6,7 +6,8 @@ action is a name, something to do before, and something to do; knows no hardware
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import useq
 
@@ -14,7 +15,6 @@ from opm_engine.plan import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
 
     Step = Callable[[useq.MDAEvent], Any]
 
@@ -60,6 +60,12 @@ class Actions:
         PlanError
             If nobody has registered it; names what is there.
         """
+        if not isinstance(event, useq.MDAEvent):
+            msg = (
+                f"a list or queue holds events, not {type(event).__name__}; put in "
+                "what engine.bursts(sequence) gives"
+            )
+            raise PlanError(msg)
         if not isinstance(event.action, useq.CustomAction):
             return None
         name = event.action.name
@@ -68,6 +74,27 @@ class Actions:
             msg = f'no action "{name}"; registered: {known} (engine.register_action)'
             raise PlanError(msg)
         return self._actions[name]
+
+    def execute(self, event: useq.MDAEvent) -> Iterable[Any]:
+        """Do what a custom action does; return its images, to be handed on.
+
+        Raises
+        ------
+        TypeError
+            If what it returns are no images; names the action.
+        """
+        action = self.of(event)
+        images = action.execute(event) if action and action.execute else None
+        if images is None or isinstance(images, bool | int | float | str):
+            return ()  # a status, perhaps
+        if not isinstance(images, list | tuple | Iterator):
+            name = getattr(event.action, "name", "")
+            msg = (
+                f'action "{name}" returned {type(images).__name__}: return None, or '
+                "images as a list of (image, event, metadata)"
+            )
+            raise TypeError(msg)
+        return images
 
     def refuse_unknown(self, events: Iterable[useq.MDAEvent]) -> None:
         """Look every event up; see `of`."""

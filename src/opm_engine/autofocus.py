@@ -16,7 +16,7 @@ import useq
 from opm_engine import instrument
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.plan import BLOCK, plan_scan
-from opm_engine.play import play_in_run
+from opm_engine.play import Cancelled, play_in_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +77,8 @@ class RemoteFocusSearch:
         data = action.data if isinstance(action, useq.CustomAction) else {}
         try:
             self.latest = self.search()
+        except Cancelled:
+            logger.info("O3 stays where it was: the run was cancelled")
         except AutofocusError as error:
             if data.get("required", True):
                 raise

@@ -237,7 +237,14 @@ class BurstRun:
 
     def _common_metadata(self) -> dict[str, Any]:
         event, now_s = self._event, time.perf_counter()
+        core, where = self._core, {}
+        if core.getXYStageDevice() and event.plan.stage is None:
+            x_um, y_um = core.getXYPosition()
+            where = {"position": {"x": x_um, "y": y_um}}
+            if core.getFocusDevice():
+                where["position"]["z"] = core.getPosition()
         return {
+            **where,
             "camera_device": self._core.getCameraDevice(),
             "exposure_ms": self._core.getExposure(),
             "pixel_size_um": event.plan.geometry.pixel_size_um,

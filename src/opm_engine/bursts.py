@@ -145,8 +145,8 @@ def is_off(sequence: useq.MDASequence) -> bool:
     return ScanSettings.of(sequence).mode == "off"
 
 
-def refuse_outside_burst(event: useq.MDAEvent) -> None:
-    """Refuse an image of a scan outside a burst: it would come out dark.
+def refuse_outside_burst(event: useq.MDAEvent, microscope: Microscope) -> None:
+    """Refuse an image by a laser outside a burst: it would come out dark.
 
     Raises
     ------
@@ -154,9 +154,13 @@ def refuse_outside_burst(event: useq.MDAEvent) -> None:
         Says where bursts come from.
     """
     acquires = isinstance(event.action, useq.AcquireImage)
-    if isinstance(event, BurstEvent) or event.sequence is None or not acquires:
+    if isinstance(event, BurstEvent) or not acquires:
         return
-    if not is_off(event.sequence):
+    lasers = microscope.channel_group, *microscope.laser_names
+    by_laser = event.channel is not None and (
+        event.channel.group == lasers[0] and event.channel.config in lasers[1:]
+    )
+    if not is_off(event.sequence) if event.sequence is not None else by_laser:
         msg = (
             "events of a scan must be run as bursts: run the MDASequence itself, or "
             "the events that engine.bursts(sequence) gives"

@@ -124,7 +124,9 @@ def _galvo_stack(
     offsets_um = np.array([float(z) for z in sequence.z_plan or ()])
     galvo = scope.microscope.daq.galvo
     volts = np.array([galvo.volts_at(offset) for offset in offsets_um])
-    return volts, _normalised(collect(scope.engine, sequence)[laser])
+    planes = collect(scope.engine, sequence)
+    scope.raise_if_interrupted()
+    return volts, _normalised(planes[laser])
 
 
 def _slope(

@@ -46,7 +46,10 @@ def main() -> None:
     debug = DEBUG in sys.argv
     words = [word for word in sys.argv[1:] if word != DEBUG]
     try:
-        sys.exit(app(args=words, standalone_mode=False))
+        status = app(args=words, standalone_mode=False)
+        if status != INTERRUPTED:
+            sys.exit(status)
+        _fail("interrupted", INTERRUPTED)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except Exception as error:

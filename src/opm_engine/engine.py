@@ -160,7 +160,7 @@ class OPMEngine(MDAEngine):
 
     def setup_sequence(self, sequence: useq.MDASequence) -> SummaryMetaV1 | None:
         """Plan, prepare the camera, and tell handlers what is coming."""
-        self.turn.take()
+        self.turn.take(allowed=1)
         self.supervisor.begin()
         self.accounts, self._announced = Accounts(), None
         core, microscope = self.mmcore, self.microscope
@@ -210,8 +210,8 @@ class OPMEngine(MDAEngine):
                 backwards.callback(super().teardown_sequence, sequence)
                 backwards.callback(self._before.restore, self.mmcore, self.microscope)
                 backwards.callback(self.supervisor.make_dark)
-        except Exception:
-            logger.exception("Tearing down the sequence failed")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            logger.error("Tearing down the sequence failed: %s", error)
         self.supervisor.end()
         self.turn.release()
 
@@ -219,7 +219,7 @@ class OPMEngine(MDAEngine):
 
     def setup_event(self, event: useq.MDAEvent) -> None:
         """Prepare one event; a failed burst is rolled back before the error leaves."""
-        refuse_outside_burst(event)
+        refuse_outside_burst(event, self.microscope)
         try:
             if action := self._actions.of(event):
                 if action.setup is not None:
@@ -266,8 +266,8 @@ class OPMEngine(MDAEngine):
 
     def exec_event(self, event: useq.MDAEvent) -> Iterable[Any]:
         """Play a burst, or do what a custom action does."""
-        if action := self._actions.of(event):
-            return (action.execute(event) if action.execute else None) or ()
+        if self._actions.of(event):
+            return self._actions.execute(event)
         return super().exec_event(event)
 
     def exec_sequenced_event(

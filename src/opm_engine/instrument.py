@@ -74,15 +74,32 @@ class Before:
     start_triggered: bool = False
 
     def shift(self, p: int, x_um: float, y_um: float, z_um: float) -> None:
-        """Move the coming visits of a position, on top of earlier shifts."""
+        """Move the coming visits of a position, on top of earlier shifts.
+
+        Raises
+        ------
+        ValueError
+            If the position is no number from 0, or a shift is not finite.
+        """
+        if p < 0:
+            msg = f"p = {p} is no number of a stage position, from 0"
+            raise ValueError(msg)
+        if not all(map(math.isfinite, (x_um, y_um, z_um))):
+            msg = f"a shift must be finite, not ({x_um}, {y_um}, {z_um}) µm"
+            raise ValueError(msg)
         x, y, z = self.shifts_um.get(p, NO_SHIFT)
         self.shifts_um[p] = x + x_um, y + y_um, z + z_um
 
-    def restore(self, core: CMMCorePlus, microscope: Microscope) -> None:
-        """Set the properties back; a camera that waits for the stage runs free."""
-        for (device, name), value in {**self.powers, **self.stage}.items():
+    def restore_powers(self, core: CMMCorePlus) -> None:
+        """Set powers back: what a burst does not ask for is not the last one's."""
+        for (device, name), value in self.powers.items():
             if core.getProperty(device, name) != value:
                 core.setProperty(device, name, value)
+
+    def restore(self, core: CMMCorePlus, microscope: Microscope) -> None:
+        """Set the properties back; a camera that waits for the stage runs free."""
+        self.restore_powers(core)
+        scan_stage.restore(core, self.stage)
         if self.start_triggered:
             prepare_camera(core, microscope)
 
@@ -181,8 +198,10 @@ def prepare_burst(
     before.start_triggered |= plan.stage is not None
     prepare_camera(core, microscope, start_triggered=plan.stage is not None)
     scan_stage.restore(core, before.stage)
-    _move_stages(core, position, _focus_um(position, channels[0], before), before)
+    focus_um = _focus_um(position, channels[0], before)
+    _move_stages(core, microscope, position, focus_um, before)
     _set_presets(core, channels)
+    before.restore_powers(core)
     set_laser_power(core, microscope, plan)
     prepare_exposure(core, microscope, channels[0])
     _size_buffer(core, channels[0].timing, burst.n_frames, plan.n_cameras)
@@ -312,6 +331,7 @@ def _focus_um(
 
 def _move_stages(
     core: CMMCorePlus,
+    microscope: Microscope,
     position: PositionInfo,
     focus_um: float | None,
     before: Before,
@@ -326,7 +346,9 @@ def _move_stages(
         here = before.xy_um if before.stage else core.getXYPosition()
         x_um = here[0] if position.x_um is None else position.x_um
         y_um = here[1] if position.y_um is None else position.y_um
-        core.setXYPosition(x_um + shift_x, y_um + shift_y)
+        x_um, y_um = x_um + shift_x, y_um + shift_y
+        scan_stage.refuse_beyond(microscope.scan_stage, x_um, y_um)
+        core.setXYPosition(x_um, y_um)
     if focus_um is not None and core.getPosition() != focus_um + shift_z:
         core.setPosition(focus_um + shift_z)
     core.waitForSystem()

@@ -68,6 +68,7 @@ class Device:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._scope: Scope | None = None
+        self._how: dict[str, Any] = {}
         self.status = DeviceStatus(success=False, error="not opened yet")
 
     @property
@@ -87,7 +88,7 @@ class Device:
         Parameters
         ----------
         source, **how
-            Of `open_microscope`.
+            Of `open_microscope`; `apply` opens in the same way.
         deadline_s : float
             Opening that takes longer is given up; whatever opens late is closed.
 
@@ -100,6 +101,7 @@ class Device:
         """
         with self._lock:
             self._close()
+            self._how = how
             try:
                 self._scope = _opened(source, deadline_s, how)
             except Exception as error:
@@ -120,18 +122,25 @@ class Device:
         RuntimeError
             If nothing is open, or a run is in progress.
         Exception
-            What `open` raises; nothing is open then.
+            What `open` raises, nothing is open then; or what the camera said to a
+            change in place, it is as it was then.
         """
         with self._lock:
             if self._scope is None:
                 msg = "no microscope is open"
                 raise RuntimeError(msg)
             self._scope.engine.turn.refuse_second()
+            if address := self._how.get("daq_address"):
+                microscope = microscope.on_board(address)
             if wiring(microscope) == wiring(self._scope.microscope):
-                self._scope.describe_as(microscope)
+                try:
+                    self._scope.describe_as(microscope)
+                except Exception as error:
+                    self._publish(DeviceStatus(success=False, error=str(error)))
+                    raise
                 self._publish(DeviceStatus(success=True))
                 return "in place"
-            self.open(microscope)
+            self.open(microscope, **self._how)
             return "reopened"
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opm_engine.daq.protocol import DaqError
 from opm_engine.frames import FrameSource
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from opm_engine.engine import OPMEngine
 
 TIMEOUT_S = 5.0
+
+
+class Cancelled(RuntimeError):
+    """The run was asked to end; what was to be played is not complete."""
 
 
 def play(
@@ -65,7 +70,11 @@ def play_in_run(
         backwards.callback(core.stopSequenceAcquisition)
         backwards.callback(supervisor.make_dark)
         supervisor.light_may_come(waveform.period_ms, waveform.n_frames)
-        engine.daq.arm(waveform)
+        try:
+            engine.daq.arm(waveform)
+        except DaqError:
+            refuse_cancelled(engine)
+            raise
         source = FrameSource(core, waveform.n_frames)
         core.startSequenceAcquisition(waveform.n_frames, 0, True)
         popped = source.frames(
@@ -73,4 +82,11 @@ def play_in_run(
         )
         frames = [frame.image for frame in popped]
         supervisor.raise_if_tripped()
+        refuse_cancelled(engine)
     return np.stack(frames)
+
+
+def refuse_cancelled(engine: OPMEngine) -> None:
+    """Raise `Cancelled` if the run was asked to end."""
+    if engine.mmcore.mda.status.cancel_requested:
+        raise Cancelled

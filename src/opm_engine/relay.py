@@ -80,7 +80,7 @@ class ThreadRelay:
         *branches: object,
         max_bytes: int = 2 * 1024**3,
         start_timeout_s: float = 60.0,
-        drain_timeout_s: float = 300.0,
+        drain_timeout_s: float = 60.0,
     ) -> None:
         limits = {
             "max_bytes": max_bytes,

@@ -62,6 +62,26 @@ def restore(core: CMMCorePlus, before: dict[tuple[str, str], str]) -> None:
         core.setProperty(*where, value)
 
 
+def refuse_beyond(stage: ScanStage | None, x_um: float, y_um: float) -> None:
+    """Refuse a place beyond the range of the scanning stage, before it moves.
+
+    Raises
+    ------
+    InstrumentError
+        Says where it may go.
+    """
+    if stage is None:
+        return
+    low, high = stage.range_um
+    position_um = y_um if stage.axis == "y" else x_um
+    if not low <= position_um <= high:
+        msg = (
+            f"{stage.label}'s {stage.axis} = {position_um:g} µm lies outside "
+            f"scan_stage.range_um = [{low:g}, {high:g}]"
+        )
+        raise InstrumentError(msg)
+
+
 def prepare_scan(core: CMMCorePlus, stage: ScanStage, scan: StageScan) -> None:
     """Bring the stage to where a scan starts and tell its controller the rest.
 

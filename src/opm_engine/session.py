@@ -23,6 +23,7 @@ from opm_engine.autofocus import RemoteFocusSearch
 from opm_engine.config import ConfigError, Microscope
 from opm_engine.daq.guardian import Guardian
 from opm_engine.daq.nidaq import NIDaq
+from opm_engine.daq.protocol import DaqError
 from opm_engine.engine import OPMEngine
 from opm_engine.interrupts import Interrupts
 from opm_engine.simulation.twin import Twin
@@ -83,9 +84,7 @@ def open_microscope(
         msg = f'no microscope "{source}": give "demo" or the path of a TOML'
         raise FileNotFoundError(msg)
     if daq_address is not None:
-        table = microscope.model_dump(mode="json", exclude_none=True)
-        table["daq"]["address"] = daq_address
-        microscope = Microscope.from_table(table, source=microscope.name)
+        microscope = microscope.on_board(daq_address)
     return Scope(microscope, specimen=specimen)
 
 
@@ -227,9 +226,13 @@ class Scope:
         acquisition = acquire(
             self.engine, sequence, Path(out), overwrite=overwrite, on_frame=on_frame
         )
+        self.raise_if_interrupted()
+        return acquisition
+
+    def raise_if_interrupted(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C has cancelled the last run."""
         if self._interrupts.what_ended(self.engine.turn.number) == signal.SIGINT:
             raise KeyboardInterrupt
-        return acquisition
 
     def snap(
         self,
@@ -267,12 +270,14 @@ class Scope:
         """
         self._refuse_closed()
         sequence = snap_sequence(
-            channels or self.microscope.laser_names,
+            self.microscope.laser_names if channels is None else channels,
             group=self.microscope.channel_group,
-            exposure_ms=exposure_ms or self.core.getExposure(),
+            exposure_ms=self.core.getExposure() if exposure_ms is None else exposure_ms,
             settings={"offset_um": offset_um, "laser_power": laser_power or {}},
         )
-        return snap(self.engine, sequence)
+        planes = snap(self.engine, sequence)
+        self.raise_if_interrupted()
+        return planes
 
     def _refuse_closed(self) -> None:
         if not self._is_open:
@@ -288,8 +293,12 @@ class Scope:
 
     def describe_as(self, microscope: Microscope) -> None:
         """Change what is set anew for each run; the wiring must be the same."""
+        try:
+            instrument.prepare_camera(self.core, microscope)
+        except Exception:
+            instrument.prepare_camera(self.core, self.microscope)
+            raise
         self.microscope = self.engine.microscope = microscope
-        instrument.prepare_camera(self.core, microscope)
 
     def close(self) -> None:
         """Make dark, cancel what runs, let all devices go. May be called twice.
@@ -313,8 +322,13 @@ class Scope:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except DaqError as second:
+            if error is None:
+                raise
+            error.add_note(f"and then: {second}")  # what came first is the reason
 
 
 def _close_core(core: CMMCorePlus) -> None:

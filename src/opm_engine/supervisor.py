@@ -82,6 +82,7 @@ class _Watch:
     thread: int = field(default_factory=threading.get_ident)
     edges: int = 0
     lit: int = 0
+    slipped: bool = False
     since_s: float | None = None
     handed_over_s: float | None = None
     halted: bool = False
@@ -310,6 +311,8 @@ class Supervisor:
             self.halt()
         elif reason := self._alarm(watch):
             self._trip(watch, reason)
+        elif watch.slipped:
+            self.halt()  # the engine's accounts say what it was
 
     def _alarm(self, watch: _Watch) -> str | None:
         if trouble := self._trouble():
@@ -331,7 +334,7 @@ class Supervisor:
         """
         asked_s = self._clock_s()
         seen = self._daq.count()
-        watch.lit = seen.planned
+        watch.lit, watch.slipped = seen.planned, seen.irregular is not None
         if not seen.total or seen.planned >= watch.n_frames:
             return None
         if watch.since_s is None or seen.total != watch.edges:

@@ -7,12 +7,14 @@ engine refuses would leave the first without its file and deaf to a cancel.
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pymmcore_plus.mda import MDARunner
+from pymmcore_plus.mda import MDARunner
+
+_RUN = MDARunner.run.__code__
 
 
 class Turn:
@@ -38,23 +40,29 @@ class Turn:
         """Whether the calling thread runs."""
         return self._owner is threading.current_thread()
 
-    def refuse_second(self) -> None:
-        """Raise if another thread is in the middle of a run.
+    def refuse_second(self, allowed: int = 0) -> None:
+        """Raise if a run is in progress, in another thread or further up in this one.
+
+        Parameters
+        ----------
+        allowed : int
+            Runs in this thread's stack: 1 for the one that asks.
 
         Raises
         ------
         RuntimeError
             Says what to do.
         """
-        if self.is_mine:
+        inside = runs_in_stack() > allowed
+        if self.is_mine and not inside:
             self._owner = None  # interrupted, so its end was never announced
         elif self._owner is not None and self._owner.is_alive():
             msg = "a run is in progress; wait for it, or cancel it"
             raise RuntimeError(msg)
 
-    def take(self) -> None:
+    def take(self, allowed: int = 0) -> None:
         """Start a run in the calling thread; see `refuse_second`."""
-        self.refuse_second()
+        self.refuse_second(allowed)
         self._owner = threading.current_thread()
         self.number += 1
 
@@ -79,3 +87,15 @@ class Turn:
                     self.release()
 
         vars(runner)["run"] = guarded
+
+
+def runs_in_stack() -> int:
+    """Count the runs that the calling thread is in the middle of.
+
+    A handler in the runner's thread, or an action, is called from within one.
+    """
+    n_runs, frame = 0, sys._getframe()
+    while frame is not None:
+        n_runs += frame.f_code is _RUN
+        frame = frame.f_back  # type: ignore[assignment]
+    return n_runs

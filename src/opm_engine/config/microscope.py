@@ -76,6 +76,11 @@ class Microscope(Table):
         if focus is not None and focus.laser not in self.laser_names:
             msg = f"no such laser; there are {', '.join(self.laser_names)}"
             raise FieldError("remote_focus.laser", msg)
+        if focus is not None and focus.power_percent is None:
+            outputs = {x.name: x.power_output for x in self.lasers}
+            if outputs[focus.laser] is not None:
+                msg = f"is required: laser {focus.laser} has a power_output"
+                raise FieldError("remote_focus.power_percent", msg)
         return self
 
     @classmethod
@@ -115,6 +120,12 @@ class Microscope(Table):
         """Return the simulated microscope that ``open_microscope("demo")`` opens."""
         text = template("demo")
         return cls.from_table(tomllib.loads(text), source="demo")
+
+    def on_board(self, address: str) -> Microscope:
+        """Return the same microscope on a board at another ``"host:port"``."""
+        table = self.model_dump(mode="json", exclude_none=True)
+        table["daq"]["address"] = address
+        return self.from_table(table, source=self.name)
 
     @property
     def laser_names(self) -> tuple[str, ...]:

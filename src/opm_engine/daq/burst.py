@@ -73,7 +73,11 @@ class PlayedBurst:
         self._detects = device.detects_changes(self._exposure_out.terminal)
         n_frames, n_edges = waveform.n_frames, 2 if self._detects else 1
         self._log = ExposureLog(
-            n_frames * n_edges, waveform.period_ms, n_edges, device.counter_bits
+            n_frames * n_edges,
+            waveform.period_ms,
+            n_edges,
+            device.counter_bits,
+            waveform.window_ms,
         )
         self._recorder = Recorder(
             frame_weights(waveform, clocking), n_frames, len(self._daq.record)

@@ -5,8 +5,8 @@ cannot tell: a camera that exposes on after the last asked frame makes up for an
 that the board missed, although light and galvo have slipped by one from there on. When
 each edge came can tell, however late software looks.
 
-Knows what the board saw, not what the camera did: exposures missed before the first
-one seen leave no gap. Only `accounts.Accounts.check_progress` can find those.
+Knows what the board saw, not what the camera did: whole exposures missed before the
+first one seen leave no gap. Only `accounts.Accounts.check_progress` can find those.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ class ExposureLog:
         Edges of each exposure that are stamped.
     bits : int
         Of the counter, after which stamps wrap around.
+    active_ms : float, optional
+        From the first to the second edge of an exposure. It tells the edges apart: a
+        first one that was missed would turn light and darkness round.
 
     Attributes
     ----------
@@ -56,13 +59,19 @@ class ExposureLog:
     """
 
     def __init__(
-        self, n_planned: int, period_ms: float, per_exposure: int = 2, bits: int = 32
+        self,
+        n_planned: int,
+        period_ms: float,
+        per_exposure: int = 2,
+        bits: int = 32,
+        active_ms: float | None = None,
     ) -> None:
         self.irregular: Irregularity | None = None
         self._n_planned = n_planned
         self._period_ms = period_ms
         self._stride = per_exposure
         self._mask = np.uint32((1 << bits) - 1)
+        self._active_ms = active_ms if per_exposure == 2 else None
         self._n_edges = 0
         self._latest = np.empty(0, np.uint32)
 
@@ -80,6 +89,7 @@ class ExposureLog:
             Ticks since some moment; they may wrap around, as 32 bits do in 12 hours.
         """
         ticks = np.concatenate([self._latest, stamps])
+        self._judge_widths(ticks)
         stride = self._stride
         first_judged = self._n_edges - self._latest.size + stride
         self._n_edges += stamps.size
@@ -88,6 +98,28 @@ class ExposureLog:
             # unsigned, so the difference is right across the wrap
             apart = ((ticks[stride:] - ticks[:-stride]) & self._mask).astype(np.int64)
             self._judge(apart[: max(0, self._n_planned - first_judged)], first_judged)
+
+    def _judge_widths(self, ticks: NDArray[np.uint32]) -> None:
+        """Look for the first exposure that lasted too long or too short.
+
+        Those that the log has seen the end of before are judged already.
+        """
+        if self._active_ms is None or self.irregular is not None:
+            return
+        first = self._n_edges - self._latest.size
+        ends = np.arange(first + 1, first + ticks.size)
+        new = (ends % 2 == 1) & (ends >= self._n_edges) & (ends < self._n_planned)
+        widths = ((ticks[1:] - ticks[:-1]) & self._mask).astype(np.int64)
+        active = self._active_ms * TICKS_PER_MS
+        tolerance = max(TOLERANCE * self._period_ms * TICKS_PER_MS, MIN_TOLERANCE_TICKS)
+        wrong = np.flatnonzero(new & (np.abs(widths - active) > tolerance))
+        if wrong.size:
+            self.irregular = Irregularity(
+                exposure=int(ends[wrong[0]]) // 2,
+                interval_ms=float(widths[wrong[0]]) / TICKS_PER_MS,
+                planned_ms=self._active_ms,
+                is_width=True,
+            )
 
     def _judge(self, apart: NDArray[np.int64], first_edge: int) -> None:
         """Look for the first irregular edge; ``apart`` in ticks, from that edge on."""

@@ -57,6 +57,8 @@ class Waveform:
         Upper bound of the edge rate, for the board's own timing checks.
     samples_per_frame : int
         K; 2 or more.
+    window_ms : float, optional
+        For how long exposure-out is active in each frame, if it shall be judged.
     sample_ms : float
         With K = 2 the window in which all rows expose, less than period_ms. With K
         more the time between the samples of a frame; K * sample_ms is then less than
@@ -74,6 +76,7 @@ class Waveform:
     max_rate_hz: float
     sample_ms: float
     samples_per_frame: int = 2
+    window_ms: float | None = None
 
     @property
     def n_frames(self) -> int:
@@ -82,13 +85,15 @@ class Waveform:
 
 
 class Irregularity(NamedTuple):
-    """An exposure that did not follow the one before it after a frame period."""
+    """An exposure that came too early or too late, or lasted too long or too short."""
 
     exposure: int
     """Counted from 0, as the board saw them."""
     interval_ms: float
     """After the one before."""
     planned_ms: float
+    is_width: bool = False
+    """Whether ``interval_ms`` is how long it lasted."""
 
 
 class ExposureCount(NamedTuple):
@@ -103,7 +108,7 @@ class ExposureCount(NamedTuple):
 
     From there on light and galvo may be out of phase with the camera, even if the
     numbers agree: a camera that exposes on makes up for what the board has missed.
-    Exposures missed before the first one seen cannot show here.
+    Whole exposures missed before the first one seen cannot show here.
     """
 
 

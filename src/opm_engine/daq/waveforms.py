@@ -64,6 +64,7 @@ def burst_waveform(plan: ScanPlan, burst: Burst, microscope: Microscope) -> Wave
         max_rate_hz=1000 / fastest_ms,
         sample_ms=sampling.sample_ms,
         samples_per_frame=sampling.samples_per_frame,
+        window_ms=timing.window_ms,
     )
 
 

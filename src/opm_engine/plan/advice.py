@@ -24,6 +24,11 @@ def warnings_of(plan: ScanPlan) -> Iterator[str]:
             "time_plan: the stage returns before each volume, so an interval of 0 is "
             "not without a gap"
         )
+    elif plan.n_times > 1 and not plan.interval_s and "t" not in plan.burst_axes:
+        yield (
+            "time_plan: an interval of 0 is not without a gap here: between time "
+            "points come other positions, presets or exposures"
+        )
     if plan.mode == "projection":
         yield from _dark_sweep(plan)
     one_time_s = plan.duration_s / plan.n_times

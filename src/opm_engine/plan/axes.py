@@ -94,6 +94,7 @@ def plan_burst_axes(
     channels: tuple[PlannedChannel, ...],
     interval_s: float,
     mode: Mode,
+    sizes: dict[Axis, int],
 ) -> tuple[Axis, ...]:
     """Return the inner axes that one camera sequence covers.
 
@@ -101,10 +102,11 @@ def plan_burst_axes(
     presets may differ, unless gapless time points leave no room between them; then
     nothing but the laser may change. A stage must return before each volume.
     """
-    gapless = axes[:-2][-1:] == ("t",) and interval_s == 0 and mode != "stage"
+    outer = [axis for axis in axes[:-2] if axis == "t" or sizes[axis] > 1]
+    gapless = outer[-1:] == ["t"] and interval_s == 0 and mode != "stage"
     alike = len({(c.timing.exposure_ms, c.z_offset_um) for c in channels}) == 1
     if gapless and alike:
-        return axes[-3:]
+        return axes[axes.index("t") :]
     if axes[-1] == "z" and len(channels) > 1:
         return ("z",)
     return axes[-2:]

@@ -13,6 +13,7 @@ from opm_engine.plan.sampling import (
     MAX_PERIOD_SAMPLES,
     PULSE_RESOLUTION,
     RAMP_RESOLUTION,
+    READOUT_RESOLUTION,
     SWEEP_RESOLUTION,
     clocked,
     lit,
@@ -50,6 +51,7 @@ def plan_light(
             wanted_ms.append(timing.window_ms / PULSE_RESOLUTION)
         if settings.mode == "projection":
             wanted_ms.append(timing.window_ms / SWEEP_RESOLUTION)
+            wanted_ms.append(timing.readout_ms / READOUT_RESOLUTION)
         where = f'channels["{channel.name}"]'
         sampling = clocked(timing, min(wanted_ms), line_ms, where)
         channel = channel.model_copy(update={"sampling": sampling})

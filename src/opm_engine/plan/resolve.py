@@ -80,7 +80,7 @@ def plan_regular(sequence: useq.MDASequence, microscope: Microscope) -> ScanPlan
         laser_power=laser_power,
         pulse_ms=pulse_ms,
         axes=axes,
-        burst_axes=plan_burst_axes(axes, channels, interval_s, mode),
+        burst_axes=plan_burst_axes(axes, channels, interval_s, mode, sizes),
         channels=channels,
         positions=positions_of(sequence),
         cameras=microscope.camera.sensors,

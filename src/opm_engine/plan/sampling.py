@@ -32,6 +32,9 @@ PULSE_RESOLUTION = 100
 SWEEP_RESOLUTION = 250
 """Samples in a window, at least, unless ``MIN_SAMPLE_MS`` forbids it."""
 
+READOUT_RESOLUTION = 50
+"""Samples in a readout, in which a sweep returns, at least, with the same exception."""
+
 RAMP_RESOLUTION = 20
 """Samples in a frame: each stair of a ramp is a twentieth of the way to the next."""
 

@@ -6,6 +6,7 @@ settings that cannot change meanwhile. Knows no MMCore.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from opm_engine.simulation.imaging import Imaging, Roi
     from opm_engine.simulation.shutter import ExposureOutKind, RollingShutter
     from opm_engine.simulation.trigger import TriggerLine
+
+logger = logging.getLogger(__name__)
 
 START_DELAY_S = 0.5e-3
 """From the command to the start of the first row."""
@@ -147,6 +150,8 @@ class SensorRun:
         # If a cable or the optics fail, whoever waits for frames must be let go.
         try:
             self._free_run()
+        except OSError as error:  # the board's process is gone, and the run says so
+            logger.error("The simulated camera stops: %s", error)
         finally:
             self._clock.release()
             self.frames.close()

@@ -229,7 +229,7 @@ class TestSlips:
             else:
                 exposure, interval_ms = expected
                 near_ms = pytest.approx(interval_ms, abs=0.011)  # one tick
-                assert seen.irregular == (exposure, near_ms, 10)
+                assert seen.irregular == (exposure, near_ms, 10, False)
 
     def test_a_stamp_that_was_lost_is_an_error_and_nothing_stops(
         self, daq: NIDaq, board: Board, monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,7 @@ class TestTrains:
             assert count.irregular is not None
             exposure, interval_ms = irregular
             near_ms = pytest.approx(interval_ms, abs=0.011)
-            assert count.irregular == (exposure, near_ms, 10)
+            assert count.irregular == (exposure, near_ms, 10, False)
 
     def test_darkness_in_the_middle_of_a_train(self) -> None:
         with opened() as (daq, board):
@@ -204,7 +204,7 @@ class TestWithoutChangeDetection:
             board.edge_filter = lambda level, time_s: next(edges)
             expose(board, 6)
             near_ms = pytest.approx(20, abs=0.011)
-            assert daq.count() == (5, 5, (3, near_ms, 10))
+            assert daq.count() == (5, 5, (3, near_ms, 10, False))
 
     @pytest.mark.parametrize("waveform", [TWO, RAMP], ids=["two", "four"])
     def test_old_counters_take_two_for_a_train(

@@ -76,11 +76,6 @@ class Microscope(Table):
         if focus is not None and focus.laser not in self.laser_names:
             msg = f"no such laser; there are {', '.join(self.laser_names)}"
             raise FieldError("remote_focus.laser", msg)
-        if focus is not None and focus.power_percent is None:
-            outputs = {x.name: x.power_output for x in self.lasers}
-            if outputs[focus.laser] is not None:
-                msg = f"is required: laser {focus.laser} has a power_output"
-                raise FieldError("remote_focus.power_percent", msg)
         return self
 
     @classmethod

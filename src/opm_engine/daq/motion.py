@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 STEP_MS = 1.0
 
 
+NEGLIGIBLE_V = 1e-9
+"""Far below what any output resolves."""
+
+
 def ramp_v(start_v: float | None, target_v: float, galvo: Galvo) -> NDArray[np.float64]:
     """Volts after each millisecond of a move from rest to rest.
 
@@ -35,7 +39,7 @@ def ramp_v(start_v: float | None, target_v: float, galvo: Galvo) -> NDArray[np.f
     ndarray, (n,) float64
         Ends at ``target_v``; n is at least 1.
     """
-    if start_v is None or start_v == target_v:
+    if start_v is None or abs(target_v - start_v) < NEGLIGIBLE_V:
         return np.array([target_v])
     distance_v = abs(target_v - start_v)
     n_steps = max(1, math.ceil(galvo.move_ms(distance_v) / STEP_MS - 1e-9))

@@ -28,7 +28,11 @@ def focused(**changes):
     return opened(remote_focus={**FOCUS, **changes}, simulation__noise=True, **roi)
 
 
-@pytest.mark.parametrize("displaced_um", [-6.3, 0.0, 4.2], ids=str)
+@pytest.mark.parametrize(
+    "displaced_um",
+    [pytest.param(-6.3, marks=pytest.mark.slow), 0.0, 4.2],
+    ids=str,
+)
 def test_a_displaced_focus_is_found(displaced_um) -> None:
     with focused() as scope:
         scope.core.simulated_o3.focus_um = displaced_um
@@ -42,7 +46,10 @@ def test_a_displaced_focus_is_found(displaced_um) -> None:
 
 @pytest.mark.parametrize(
     ("displaced_um", "limits_um"),
-    [(25.0, [-30.0, 30.0]), (6.0, [-4.0, 4.0])],
+    [
+        pytest.param(25.0, [-30.0, 30.0], marks=pytest.mark.slow),
+        (6.0, [-4.0, 4.0]),
+    ],
     ids=["out-of-reach", "out-of-limits"],
 )
 def test_a_failed_search_restores_the_start(displaced_um, limits_um) -> None:

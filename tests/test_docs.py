@@ -49,6 +49,13 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 SHELL = [block for block in BLOCKS if block.language in ("sh", "powershell")]
 
 
+def _marked(block: Block) -> object:
+    """The guides and the README's ten volumes run with the slow tests."""
+    is_long = block.page.parent.name == "docs" or '"loops": 10' in block.code
+    marks = [pytest.mark.slow] if is_long else []
+    return pytest.param(block, marks=marks, id=_name(block))
+
+
 def _name(block: Block) -> str:
     return f"{block.page.name}:{block.line}"
 
@@ -58,7 +65,7 @@ def test_there_are_blocks() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "sh", "powershell", ""}
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=_name)
+@pytest.mark.parametrize("block", [_marked(block) for block in PYTHON])
 def test_python(block: Block, tmp_path: Path) -> None:
     # A process of its own: examples must work as a user pastes them, and leave cleanly.
     done = subprocess.run(

@@ -267,6 +267,7 @@ def test_a_handler_that_blocks_the_runner(ward: Ward) -> None:
     named = r"At\.frameReady \(.*patient\.py:\d+\) has blocked the run"
     assert re.search(named, child.hear("reason"))
     ward.board.dark_after_s(1.0)
+    time.sleep(0.3)  # enable is low first; lines rise, without light, till tasks end
     ward.board.assert_stays_at_rest()
     child.say("unblock")
     ward.assert_lives(f"SafetyError: .*{named}")

@@ -196,6 +196,7 @@ def test_a_camera_that_stalls(scope: Scope) -> None:
     assert_runs(scope)
 
 
+@pytest.mark.slow
 def test_cancel(scope: Scope) -> None:
     """Light off, then the galvo parked, and the camera stopped; handlers may dawdle."""
     board, cancelled_s = scope.twin.board, []
@@ -215,7 +216,7 @@ def test_cancel(scope: Scope) -> None:
         latest_s = max(dark_since_s(scope), last_change_s(scope, "PFI0"))
         return latest_s - cancelled_s[-1]
 
-    within(PERIOD_S + MARGIN_S, measure)
+    within(PERIOD_S + MARGIN_S, measure, tries=8)
     assert scope.engine.accounts.lost == 0
     assert_runs(scope)
 

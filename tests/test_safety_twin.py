@@ -216,7 +216,7 @@ def test_cancel(scope: Scope) -> None:
         latest_s = max(dark_since_s(scope), last_change_s(scope, "PFI0"))
         return latest_s - cancelled_s[-1]
 
-    within(PERIOD_S + MARGIN_S, measure, tries=8)
+    within(PERIOD_S + MARGIN_S, measure)
     assert scope.engine.accounts.lost == 0
     assert_runs(scope)
 

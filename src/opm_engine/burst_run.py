@@ -237,7 +237,7 @@ class BurstRun:
 
     def _common_metadata(self) -> dict[str, Any]:
         event, now_s = self._event, time.perf_counter()
-        core, where = self._core, {}
+        core, where = self._core, dict[str, Any]()
         if core.getXYStageDevice() and event.plan.stage is None:
             x_um, y_um = core.getXYPosition()
             where = {"position": {"x": x_um, "y": y_um}}
@@ -245,8 +245,8 @@ class BurstRun:
                 where["position"]["z"] = core.getPosition()
         return {
             **where,
-            "camera_device": self._core.getCameraDevice(),
-            "exposure_ms": self._core.getExposure(),
+            "camera_device": core.getCameraDevice(),
+            "exposure_ms": core.getExposure(),
             "pixel_size_um": event.plan.geometry.pixel_size_um,
             "started_ms": (now_s - event.metadata.get("runner_t0", now_s)) * 1000,
         }

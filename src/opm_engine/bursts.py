@@ -156,16 +156,23 @@ def refuse_outside_burst(event: useq.MDAEvent, microscope: Microscope) -> None:
     acquires = isinstance(event.action, useq.AcquireImage)
     if isinstance(event, BurstEvent) or not acquires:
         return
-    lasers = microscope.channel_group, *microscope.laser_names
-    by_laser = event.channel is not None and (
-        event.channel.group == lasers[0] and event.channel.config in lasers[1:]
-    )
-    if not is_off(event.sequence) if event.sequence is not None else by_laser:
+    if event.sequence is None:
+        refused = _is_by_laser(event, microscope)
+    else:
+        refused = not is_off(event.sequence)
+    if refused:
         msg = (
             "events of a scan must be run as bursts: run the MDASequence itself, or "
             "the events that engine.bursts(sequence) gives"
         )
         raise PlanError(msg)
+
+
+def _is_by_laser(event: useq.MDAEvent, microscope: Microscope) -> bool:
+    channel, lasers = event.channel, microscope.laser_names
+    if channel is None or channel.group != microscope.channel_group:
+        return False
+    return channel.config in lasers
 
 
 def refuse_foreign_burst(event: BurstEvent, microscope: Microscope) -> None:

@@ -173,6 +173,7 @@ def _settling(
     """Time in ms after a step until short pulses see the plane where it stays."""
     waveform, delays_ms = _step_waveform(scope, laser, exposure_ms)
     frames = play(scope.engine, waveform, exposure_ms)[1::2]
+    scope.raise_if_interrupted()
     frames = frames.reshape(REPEATS, -1, *frames.shape[1:]).mean(axis=0)
     least = SIGNIFICANT / np.sqrt(frames[0].size)
     found_v = np.array(

@@ -36,7 +36,7 @@ from opm_engine.bursts import (
 from opm_engine.daq.protocol import DaqError
 from opm_engine.daq.waveforms import burst_waveform
 from opm_engine.measured import Measurements
-from opm_engine.plan import BLOCK, plan_scan, set_field_of_view
+from opm_engine.plan import plan_scan, set_field_of_view
 from opm_engine.relays import Relays
 from opm_engine.supervisor import Supervisor
 from opm_engine.turn import Turn
@@ -182,7 +182,7 @@ class OPMEngine(MDAEngine):
         set_field_of_view(sequence, microscope)  # the stock engine has put in its own
         if summary is not None:
             block = instrument.describe_run(core, plan, microscope)
-            summary.setdefault("extra", {})[BLOCK] = block
+            summary.setdefault("extra", {}).update(block)
         self._announced = plan
         return summary
 
@@ -241,7 +241,6 @@ class OPMEngine(MDAEngine):
         self._relays.raise_if_failed()
         core, microscope = self.mmcore, self.microscope
         refuse_foreign_burst(event, microscope)
-        instrument.prepare_camera(core, microscope)
         plan = self._measured.refine(event.plan)
         self._before.focus_corrections_um = self._z_correction
         instrument.prepare_burst(core, microscope, plan, event.burst, self._before)
@@ -258,8 +257,8 @@ class OPMEngine(MDAEngine):
             supervisor=self.supervisor,
             relays=self._relays,
         )
-        block = instrument.describe_run(core, plan, microscope)
-        self._new = {} if event.plan.is_of(self._announced) else {BLOCK: block}
+        known = event.plan.is_of(self._announced)
+        self._new = {} if known else instrument.describe_run(core, plan, microscope)
         waveform = burst_waveform(plan, event.burst, microscope)
         self.supervisor.light_may_come(waveform.period_ms, event.burst.n_frames)
         self.daq.arm(waveform)

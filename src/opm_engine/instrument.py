@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opm_engine import scan_stage
 from opm_engine.config.profiles import camera_properties
-from opm_engine.plan import describe
+from opm_engine.plan import BLOCK, describe
 from opm_engine.properties import (
     InstrumentError,
     Property,
@@ -225,8 +225,9 @@ def set_laser_power(core: CMMCorePlus, microscope: Microscope, plan: ScanPlan) -
 def describe_run(
     core: CMMCorePlus, plan: ScanPlan, microscope: Microscope
 ) -> dict[str, Any]:
-    """Return what handlers learn of a plan, with the powers as they read now."""
-    return {**describe(plan, microscope), "laser_power": laser_power(core, microscope)}
+    """Return our block of metadata: the plan, with the powers as they read now."""
+    powers = laser_power(core, microscope)
+    return {BLOCK: {**describe(plan, microscope), "laser_power": powers}}
 
 
 def laser_power(core: CMMCorePlus, microscope: Microscope) -> dict[str, float]:

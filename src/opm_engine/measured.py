@@ -114,6 +114,7 @@ class Measurements:
     def _period_ms(self, exposure_ms: float) -> float:
         core = self._core
         instrument.refuse_unknown(core, self._microscope, start_triggered=True)
+        instrument.prepare_camera(core, self._microscope)  # free-running
         times = measure_exposures(core, self._daq, exposure_ms)
         return float(np.median(times.period_ms))
 

@@ -101,6 +101,9 @@ class Stream(BaseModel):
         plane's nominal place; empty for none. Signed like the scan's direction.
     bidirectional : bool
         Whether every second volume (odd t) was scanned backwards.
+    slab_rows : int, optional
+        Volumes may also come as slabs (Z, slab_rows, X), each once, which begin at
+        multiples of ``slab_rows`` along Y; the last may be thinner. None: whole only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,6 +121,7 @@ class Stream(BaseModel):
     n_cameras: Count = 1
     channel_offsets_um: tuple[float, ...] = ()
     bidirectional: bool = False
+    slab_rows: Count | None = None
 
     def translation_of(self, position: int) -> tuple[float, float, float]:
         """Translation (z, y, x) in µm of the volumes of one position.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pymmcore
@@ -71,10 +71,15 @@ class Core(CMMCorePlus):
             super().setCircularBufferMemoryFootprint(sizeMB)
 
 
+AnyCore = TypeVar("AnyCore", bound=Core)
+
+
 @contextmanager
-def demo_core(size: tuple[int, int], n_frames: int) -> Iterator[Core]:
+def demo_core(
+    size: tuple[int, int], n_frames: int, kind: type[AnyCore] = Core
+) -> Iterator[AnyCore]:
     """A core whose buffer holds ``n_frames`` frames of (columns, rows)."""
-    core = Core()
+    core = kind()
     try:
         core.setDeviceAdapterSearchPaths([device_adapter_path()])
         core.loadDevice("Camera", "DemoCamera", "DCam")

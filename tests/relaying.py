@@ -153,3 +153,33 @@ def opened_late(gate: threading.Event, when: threading.Event):
     finally:
         when.set()
         thread.join()
+
+
+class Stage:
+    """A handler that hands on what it gets, like a chain of stages."""
+
+    def __init__(self, outputs=()):
+        self.outputs = tuple(outputs)
+
+    def add_output(self, output):
+        self.outputs = (*self.outputs, output)
+
+    def _all(self, name, *args):
+        for output in self.outputs:
+            if hasattr(output, name):
+                getattr(output, name)(*args)
+
+    def checkSequence(self, sequence, summary):
+        self._all("checkSequence", sequence, summary)
+
+    def sequenceStarted(self, sequence, summary):
+        self._all("sequenceStarted", sequence, summary)
+
+    def frameReady(self, image, event, meta):
+        self._all("frameReady", image, event, meta)
+
+    def noteReady(self, note):
+        self._all("noteReady", note)
+
+    def sequenceFinished(self, sequence):
+        self._all("sequenceFinished", sequence)

@@ -190,7 +190,7 @@ def here(
 
     def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["opm-engine", *words])
-        monkeypatch.setattr(cli, "stderr", Console(file=sys.stderr))
+        monkeypatch.setattr(cli.talk, "stderr", Console(file=sys.stderr))
         with pytest.raises(SystemExit) as ended:
             cli.main()
         done = capsys.readouterr()

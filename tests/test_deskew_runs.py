@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import useq
 import zarr
+from numba.core.registry import CPUDispatcher
 from pymmcore_plus import GeneratorMDASequence
 from pymmcore_plus.mda import MDARunner
 
@@ -27,9 +28,14 @@ from deskewing import (
     summary_with,
 )
 from opm_engine.plan import BLOCK
-from opm_engine.processing import Deskew, MaxProjections
-from opm_engine.processing.kernels import mix_and_project, mix_planes
-from opm_engine.processing.streaming import warm_up
+from opm_engine.processing import (
+    Correction,
+    Deskew,
+    MaxProjections,
+    kernels,
+    kernels_binned,
+    taps,
+)
 from opm_engine.writers import OMEZarrWriter
 from opm_engine.writers.reading import open_image
 
@@ -63,6 +69,7 @@ def test_outputs_are_told_about_volumes() -> None:
             "scale_um": (0.25, 0.15, 0.2),
             "translation_um": (0.0, -0.6, 0.0),
             "n_planes": 1,
+            "slab_rows": 32,
         }
     )
     assert output.stream.shape == next(iter(output.volumes.values())).shape
@@ -103,23 +110,33 @@ def test_stored_volumes_lie_where_the_planes_did(tmp_path: Path) -> None:
     assert attributes[BLOCK]["position"]["x_um"] == 100
 
 
-def test_read_only_planes_stay_as_they_are_and_compile_nothing() -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"z_bin": 2}, {"correction": Correction(1.0)}], ids=str
+)
+def test_read_only_planes_stay_as_they_are_and_compile_nothing(options) -> None:
+    """The first plane of a run need not wait for a compiler."""
     output, eager = Recorder(), ProjectionsOnly()
-    handlers = Deskew([output]), Deskew([output, eager])
-    kernels = mix_planes, mix_and_project
-    warm_up()
-    compiled = [kernel.signatures for kernel in kernels]
-    assert [len(signatures) for signatures in compiled] == [1, 1]
+    handlers = Deskew([output], **options), Deskew([output, eager], **options)
+    compiled: list[list] = []
     for handler in handlers:
         handler.sequenceStarted(sequence_of(), summary_with())
+        compiled.append(signatures())
         for image, event, meta in frames(sequence_of()):
             image.flags.writeable = False
             before = image.copy()
             handler.frameReady(image, event, meta)
             np.testing.assert_array_equal(image, before)
         handler.sequenceFinished(sequence_of())
+    assert compiled == [signatures()] * 2
+    if not options:
         assert_all_volumes(output)
-    assert [kernel.signatures for kernel in kernels] == compiled
+
+
+def signatures() -> list:
+    """All that is compiled."""
+    parts = [*vars(kernels).values(), *vars(kernels_binned).values()]
+    parts += vars(taps).values()
+    return [part.signatures for part in parts if isinstance(part, CPUDispatcher)]
 
 
 def test_cancelled_run_hands_out_no_half_volumes() -> None:

@@ -77,9 +77,13 @@ def test_window_fits_the_dtype(
 
 
 def test_block_adds_the_position() -> None:
-    block = {"angle_deg": 30.0, "stream": PLANES.model_dump(mode="json")}
+    block = {"angle_deg": 30.0, "stream": PLANES.model_dump(mode="json"), "plan": {}}
     image = metadata.image_attributes(block, PLANES, 1)[BLOCK]
-    assert json.loads(json.dumps(image)) == block | {
+    alone = PLANES.model_copy(update={"positions": PLANES.positions[1:]})
+    assert json.loads(json.dumps(image)) == {
+        "angle_deg": 30.0,
+        "stream": alone.model_dump(mode="json"),
+        "frames": "0/frames.jsonl",
         "position": {
             "index": 1,
             "name": "right",
@@ -90,14 +94,18 @@ def test_block_adds_the_position() -> None:
             "g": 0,
             "n_planes": None,
             "origin_um": None,
-        }
+        },
     }
     assert "position" not in block
 
 
 def test_block_without_a_run_block_has_the_stream() -> None:
-    image = metadata.image_attributes({}, PLANES, 0)[BLOCK]
-    assert Stream.model_validate(image["stream"]) == PLANES
+    one = PLANES.model_copy(update={"positions": PLANES.positions[:1]})
+    image = metadata.image_attributes({"plan": {"is": "told"}}, one, 0)[BLOCK]
+    assert Stream.model_validate(image["stream"]) == one
+    assert image["plan"] == {"is": "told"}
+    run = metadata.run_block({}, PLANES)
+    assert Stream.model_validate(run["stream"]) == PLANES
 
 
 def test_collection_is_bioformats2raw() -> None:

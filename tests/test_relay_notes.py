@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import useq
 
-from opm_engine.lane import MAX_NOTES
+from opm_engine.relay.waiting import MAX_NOTES
 from opm_engine.plan import Flag
 from opm_engine.relay import ThreadRelay, latest
 from relaying import (

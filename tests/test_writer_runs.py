@@ -1,6 +1,6 @@
 """`OMEZarrWriter` from run to run: paths, refusals, failing disks, foreign engines."""
 
-import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,18 @@ def test_bad_arguments(path: str, codec: Any, names: str) -> None:
         OMEZarrWriter(path, codec=codec)
 
 
-@pytest.mark.parametrize("shard_bytes", [0, -1])
-def test_shards_hold_something(shard_bytes: int) -> None:
-    with pytest.raises(ValueError, match="shard_bytes must be 1 or more"):
-        OMEZarrWriter("x.zarr", shard_bytes=shard_bytes)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shard_bytes": 0}, "shard_bytes must be 1 or more, not 0"),
+        ({"budget_bytes": -1}, "budget_bytes must be 1 or more, not -1"),
+        ({"pyramid": "now"}, "pyramid must be one of off, live, close, not 'now'"),
+        ({"backend": "zarr"}, "backend must be one of auto, append, tensorstore"),
+    ],
+)
+def test_other_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OMEZarrWriter("x.zarr", **arguments)
 
 
 @pytest.mark.parametrize("codec", ["lz4", "none"])
@@ -107,6 +115,37 @@ def test_a_disk_too_small_is_refused(tmp_path: Path, codec: Any) -> None:
     with pytest.raises(OSError, match=r"needs 8388608\.0 GB.* has \d"):
         writer.sequenceStarted(SEQUENCE, carrier(stream))
     assert not writer.path.exists()
+
+
+def test_nobody_else_writes_or_mends_an_open_store(tmp_path: Path) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr", overwrite=True)
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    other = OMEZarrWriter(tmp_path / "x.zarr", overwrite=True)
+    with pytest.raises(BlockingIOError, match="is being written"):
+        other.checkSequence(SEQUENCE, carrier(stream))
+    with pytest.raises(BlockingIOError, match="is being written"):
+        other.sequenceStarted(SEQUENCE, carrier(stream))
+    writer.checkSequence(SEQUENCE, carrier(stream))  # the run before has no end
+    sent = record(writer, stream)
+    assert_holds(writer.path, stream, sent)
+    assert_holds(writer.path, stream, record(other, stream))
+
+
+def test_a_budget_beyond_memory_is_refused(tmp_path: Path) -> None:
+    writer = OMEZarrWriter(tmp_path / "x.zarr", budget_bytes=2**60)
+    with pytest.raises(MemoryError, match=r"budget_bytes.* needs .* are available"):
+        writer.checkSequence(SEQUENCE, carrier(stream_for()))
+    assert not writer.path.exists()
+
+
+def test_how_long_it_may_last_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    stream = stream_for().model_copy(update={"unbounded": True})
+    record(OMEZarrWriter(tmp_path / "x.zarr"), stream)
+    assert "is not known; there is room for" in caplog.text
 
 
 # -- frames that do not belong, and disks that fail ------------------------------
@@ -226,25 +265,32 @@ def test_the_z_of_a_volume_says_nothing(tmp_path: Path) -> None:
     assert_holds(writer.path, stream, [at])
 
 
+@pytest.mark.parametrize("backend", ["append", "tensorstore"])
 @pytest.mark.parametrize("when", ["frameReady", "sequenceFinished"])
-def test_a_write_error_comes_out(tmp_path: Path, when: str) -> None:
-    stream = stream_for(t=2, z=2)
-    writer = OMEZarrWriter(tmp_path / "{run}.zarr")
+def test_a_write_error_comes_out(tmp_path: Path, when: str, backend: Any) -> None:
+    stream = stream_for(t=300, z=2)
+    writer = OMEZarrWriter(tmp_path / "{run}.zarr", backend=backend)
     writer.sequenceStarted(SEQUENCE, carrier(stream))
-    shutil.rmtree(writer.path)
-    writer.path.write_text("in the way")
-    first, second, *_ = indices(stream, "tpzc")
-    send(writer, stream, first)
-    last_step = {
-        "frameReady": lambda: send(writer, stream, second),
-        "sequenceFinished": lambda: writer.sequenceFinished(SEQUENCE),
-    }
+    (writer.path / "0" / "c").write_text("in the way")
+    first, *others = indices(stream, "tpzc")
+
+    def go_on() -> None:
+        send(writer, stream, first)
+        for at in others if when == "frameReady" else ():
+            send(writer, stream, at)
+            time.sleep(1e-3)
+        writer.sequenceFinished(SEQUENCE)
+
     with pytest.raises(OSError, match=r"0\.zarr") as error:
-        last_step[when]()
+        go_on()
     assert writer.error is error.value
     assert writer.frames_written == 0
+    with pytest.raises(OSError, match=r"0\.zarr"):
+        send(writer, stream, others[-1])
     writer.sequenceFinished(SEQUENCE)
+    yaozarrs.validate_zarr_store(str(writer.path))
 
+    stream = stream_for()
     assert_holds(tmp_path / "1.zarr", stream, record(writer, stream))
     assert writer.error is None
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def send(
     writer.frameReady(item(stream, at), useq.MDAEvent(index=at), meta or {})
 
 
+def send_slab(
+    writer: OMEZarrWriter, stream: Stream, at: Index, first_row: int, n_rows: int
+) -> None:
+    slab = item(stream, at)[:, first_row : first_row + n_rows]
+    writer.slabReady(slab, first_row, useq.MDAEvent(index=at), {})
+
+
 def record(
     writer: OMEZarrWriter, stream: Stream, order: str = "tpzc", stop: int | None = None
 ) -> list[Index]:
@@ -85,6 +93,14 @@ def images(path: Path, stream: Stream) -> list[zarr.Group]:
     root = zarr.open_group(path, mode="r")
     n_images = len(stream.positions)
     return [root] if n_images == 1 else [root[str(p)] for p in range(n_images)]
+
+
+def wait_written(writer: OMEZarrWriter, n_items: int) -> None:
+    """Wait until so many items are on disk."""
+    deadline_s = time.monotonic() + 30
+    while writer.frames_written < n_items:
+        assert time.monotonic() < deadline_s
+        time.sleep(1e-3)
 
 
 def assert_holds(path: Path, stream: Stream, sent: list[Index]) -> None:

@@ -1,32 +1,33 @@
 """One acquisition into a folder: pipeline, log, and what was measured.
 
 Separate from ``session``, which opens devices; this runs a sequence on them. Knows
-file names, not file formats.
+pipelines, not file formats.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import tomli_w
 from pymmcore_plus.mda import FinishReason
 
+from opm_engine import run_folder
 from opm_engine.pictures import save_projections
 from opm_engine.plan import ScanSettings, plan_scan
 from opm_engine.processing import Deskew, Projections
-from opm_engine.relay import ThreadRelay
+from opm_engine.progress import ProgressFile
+from opm_engine.relay import Branch, BranchStats, ThreadRelay
+from opm_engine.run_folder import DESKEWED, PICTURE, RAW, size_of
 from opm_engine.writers import OMEZarrWriter
 from opm_engine.writers.paths import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
     from opm_engine.accounts import Accounts
     from opm_engine.engine import OPMEngine
+    from opm_engine.replay import ReplayEngine
+    from opm_engine.writers.sink import Codec
 
-RAW, DESKEWED = "raw.ome.zarr", "deskewed.ome.zarr"
-MICROSCOPE, SEQUENCE = "microscope.toml", "sequence.yaml"
-LOG, PICTURE = "acquisition.log", "projections.png"
-NAMES = (RAW, DESKEWED, MICROSCOPE, SEQUENCE, LOG, PICTURE)
+    Engine: TypeAlias = OPMEngine | ReplayEngine
+
 POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ class Acquisition:
         Whether the run ended early because someone asked for it.
     projections : Projections or None
         Maximum projections of the last volume of each position and channel.
+    acknowledged : int
+        Raw frames that are on disk.
+    branches : tuple of BranchStats
+        What each branch of the pipeline did.
     """
 
     out: Path
@@ -75,6 +80,8 @@ class Acquisition:
     deskew_latency_ms: float | None
     cancelled: bool
     projections: Projections | None
+    acknowledged: int
+    branches: tuple[BranchStats, ...]
 
     def report(self) -> dict[str, Any]:
         """Return the figures as JSON."""
@@ -85,39 +92,52 @@ class Acquisition:
             "frames_counted": accounts.counted,
             "frames_lost": accounts.lost,
             "frames_handled": self.n_frames,
+            "frames_acknowledged": self.acknowledged,
             "frames_per_s": round(self.frames_per_s, 1),
             "mb_per_s": round(self.mb_per_s, 1),
             "deskew_latency_ms": self.deskew_latency_ms,
             "cancelled": self.cancelled,
+            "branches": {stats.name: _figures(stats) for stats in self.branches},
+            "bytes_on_disk": {
+                name: size_of(self.out / name)
+                for name in (RAW, DESKEWED)
+                if (self.out / name).exists()
+            },
         }
 
 
 def acquire(
-    engine: OPMEngine,
+    engine: Engine,
     sequence: useq.MDASequence,
     out: Path,
     *,
     overwrite: bool = False,
     on_frame: Callable[[int, int], None] | None = None,
+    progress_file: Path | None = None,
+    codec: Codec = "lz4",
 ) -> Acquisition:
     """Acquire a sequence into a folder; see ``Scope.acquire``."""
     engine.turn.refuse_second()
     total, makes_volumes = 0, False
+    out = resolve(out)
+    run_folder.refuse_existing(out, overwrite=overwrite)
     if ScanSettings.of(sequence).mode != "off":
         plan = plan_scan(sequence, engine.microscope)
         total, makes_volumes = plan.n_events * plan.n_cameras, plan.makes_volumes
-    out = resolve(out)
-    _refuse_existing(out, overwrite=overwrite)
+        run_folder.refuse_too_small(out, plan, codec)
     meter = _Meter(on_frame, total)
-    branches: list[Any] = [meter, OMEZarrWriter(out / RAW, overwrite=overwrite)]
+    raw = OMEZarrWriter(out / RAW, overwrite=overwrite, codec=codec)
+    branches = [Branch(meter, name="meter"), Branch(raw, name="raw")]
     projections = Projections() if makes_volumes else None
     deskew = None
     if projections is not None:
-        volumes = OMEZarrWriter(out / DESKEWED, overwrite=overwrite)
+        path = out / DESKEWED
+        volumes = OMEZarrWriter(path, overwrite=overwrite, codec=codec)
         deskew = Deskew(outputs=[volumes, projections])
-        branches.append(deskew)
-    with _nothing_left(out, meter):
-        _run(engine, sequence, out, ThreadRelay(*branches))
+        branches.append(Branch(deskew, name="deskew"))
+    relay = ThreadRelay(*branches)
+    with _telling(progress_file, raw), run_folder.nothing_left(out, meter.has_begun):
+        _run(engine, sequence, out, relay)
         if projections is not None:
             _draw(projections, out / PICTURE)
     finished = engine.mmcore.mda.status.finish_reason
@@ -130,41 +150,28 @@ def acquire(
         deskew_latency_ms=_median(deskew),
         cancelled=finished is FinishReason.CANCELED,
         projections=projections,
+        acknowledged=raw.frames_written,
+        branches=relay.stats,
     )
 
 
+def _telling(path: Path | None, raw: OMEZarrWriter) -> AbstractContextManager[object]:
+    """Tell a file, if there is one, how many frames nothing can take any more."""
+    if path is None:
+        return nullcontext()
+    return ProgressFile(path, lambda: raw.frames_written)
+
+
 def _run(
-    engine: OPMEngine, sequence: useq.MDASequence, out: Path, relay: ThreadRelay
+    engine: Engine, sequence: useq.MDASequence, out: Path, relay: ThreadRelay
 ) -> None:
     """Run with log and descriptions beside the data."""
     out.mkdir(parents=True, exist_ok=True)
-    with _logged(out / LOG), relay.connected(engine.mmcore.mda):
-        _describe(engine, sequence, out)
+    with run_folder.logged(out), relay.connected(engine.mmcore.mda):
+        run_folder.describe(out, engine.microscope, sequence)
         logger.info("acquiring %s", sequence)
         _run_cancellable(engine, sequence)
         logger.info("acquired: %s", engine.accounts)
-
-
-@contextmanager
-def _nothing_left(out: Path, meter: _Meter) -> Iterator[None]:
-    """Remove what a run made that was refused before its first frame.
-
-    Else a mended second try would find its files in the way.
-    """
-    before = {name for name in NAMES if (out / name).exists()}
-    made_folder = not out.exists()
-    try:
-        yield
-    except BaseException:
-        if not meter.n_frames:
-            for path in (out / name for name in NAMES if name not in before):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            if made_folder and out.exists() and not any(out.iterdir()):
-                out.rmdir()
-        raise
 
 
 @dataclass(eq=False)
@@ -177,6 +184,9 @@ class _Meter:
     n_bytes: int = 0
     _first_s: float = field(default=0.0, init=False)
     _last_s: float = field(default=0.0, init=False)
+
+    def has_begun(self) -> bool:
+        return self.n_frames > 0
 
     def frameReady(self, image: NDArray[np.uint16]) -> None:
         self._last_s = time.perf_counter()
@@ -197,7 +207,7 @@ class _Meter:
         return self.frames_per_s * self.n_bytes / max(self.n_frames, 1) / 1e6
 
 
-def _run_cancellable(engine: OPMEngine, sequence: useq.MDASequence) -> None:
+def _run_cancellable(engine: Engine, sequence: useq.MDASequence) -> None:
     """Run in a thread, so that Ctrl-C arrives here and becomes a cancel.
 
     In the runner's own thread it would interrupt the runner, which does not recover.
@@ -214,40 +224,6 @@ def _run_cancellable(engine: OPMEngine, sequence: useq.MDASequence) -> None:
         run.result()
 
 
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        msg = f"{out} is a file; choose a folder"
-        raise NotADirectoryError(msg)
-    existing = [name for name in NAMES if (out / name).exists()]
-    if existing and not overwrite:
-        msg = f"{out} already holds {', '.join(existing)}; choose another folder"
-        raise FileExistsError(msg)
-
-
-def _describe(engine: OPMEngine, sequence: useq.MDASequence, out: Path) -> None:
-    table = engine.microscope.model_dump(mode="json", exclude_none=True)
-    (out / MICROSCOPE).write_text(tomli_w.dumps(table), encoding="utf-8")
-    text = sequence.yaml(exclude_defaults=True) or ""
-    (out / SEQUENCE).write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Write what this package and pymmcore-plus log to a file."""
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    ours, theirs = logging.getLogger("opm_engine"), logging.getLogger("pymmcore-plus")
-    level = ours.level
-    ours.setLevel(logging.INFO)
-    with ExitStack() as leaving:
-        leaving.callback(handler.close)
-        leaving.callback(ours.setLevel, level)
-        for source in (ours, theirs):
-            source.addHandler(handler)
-            leaving.callback(source.removeHandler, handler)
-        yield
-
-
 def _draw(projections: Projections, path: Path) -> None:
     """One row per position, channels side by side."""
     latest = projections.latest
@@ -261,3 +237,9 @@ def _median(deskew: Deskew | None) -> float | None:
     return (
         statistics.median(deskew.latency_ms) if deskew and deskew.latency_ms else None
     )
+
+
+def _figures(stats: BranchStats) -> dict[str, Any]:
+    """Return what a branch did, as JSON."""
+    error = None if stats.error is None else str(stats.error)
+    return {**asdict(replace(stats, error=None)), "error": error}

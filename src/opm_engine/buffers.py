@@ -36,6 +36,11 @@ class BufferPool:
         self._spare: dict[int, list[mmap.mmap]] = {}
         self._spare_bytes = 0
 
+    @property
+    def spare_bytes(self) -> int:
+        """Memory that is kept for later."""
+        return self._spare_bytes
+
     def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Return an array (C order) that nobody else holds; its content is anything."""
         dtype = np.dtype(dtype)

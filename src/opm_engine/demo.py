@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import useq
 
-from opm_engine.acquisition import DESKEWED, PICTURE
 from opm_engine.geometry import Geometry
 from opm_engine.pictures import save_projections
 from opm_engine.plan import BLOCK, Stream, describe, plan_scan
 from opm_engine.processing import deskew, max_projections
+from opm_engine.run_folder import DESKEWED, PICTURE
 from opm_engine.session import open_microscope
 from opm_engine.writers import OMEZarrWriter
 from opm_engine.writers.reading import open_image
@@ -55,6 +55,7 @@ def run_demo(
     *,
     overwrite: bool = False,
     daq_address: str | None = None,
+    progress_file: Path | None = None,
     on_frame: Callable[[int, int], None] | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def run_demo(
         Replace the files of an earlier demo.
     daq_address : str, optional
         ``"host:port"`` of a simulated board that is a process of its own.
+    progress_file : Path, optional
+        Gets ``{"acknowledged": N}`` at least every 100 ms, see ``Scope.acquire``.
     on_frame : callable, optional
         Called with the number of frames so far and of all.
     on_step : callable, optional
@@ -89,7 +92,11 @@ def run_demo(
         plan = plan_scan(sequence, scope.microscope)
         on_step("acquiring")
         acquisition = scope.acquire(
-            sequence, out, overwrite=overwrite, on_frame=on_frame
+            sequence,
+            out,
+            overwrite=overwrite,
+            on_frame=on_frame,
+            progress_file=progress_file,
         )
         lasers_on = _lasers_on(scope)
         on_step("computing the truth")

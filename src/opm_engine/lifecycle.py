@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opm_engine.config import Microscope
-    from opm_engine.session import Scope
+    from opm_engine.session import ReplayScope, Scope
+
+    Opened = Scope | ReplayScope
 
 OPEN_S = 60.0
 
@@ -67,12 +69,12 @@ class Device:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._scope: Scope | None = None
+        self._scope: Opened | None = None
         self._how: dict[str, Any] = {}
         self.status = DeviceStatus(success=False, error="not opened yet")
 
     @property
-    def scope(self) -> Scope | None:
+    def scope(self) -> Opened | None:
         """The open microscope, if there is one."""
         return self._scope
 
@@ -82,7 +84,7 @@ class Device:
         *,
         deadline_s: float = OPEN_S,
         **how: Any,
-    ) -> Scope:
+    ) -> Opened:
         """Close what is open, then open a microscope.
 
         Parameters
@@ -173,9 +175,9 @@ def wiring(microscope: Microscope) -> dict[str, Any]:
 
 def _opened(
     source: str | Path | Microscope, deadline_s: float, how: dict[str, Any]
-) -> Scope:
+) -> Opened:
     """Open in a thread; close what comes after the deadline."""
-    future: Future[Scope] = Future()
+    future: Future[Opened] = Future()
 
     def work() -> None:
         try:

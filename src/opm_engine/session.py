@@ -7,40 +7,60 @@ Separate so that nothing below it constructs anything it uses. Opens what a
 from __future__ import annotations
 
 import atexit
-import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import pymmcore
 from pymmcore_plus import CMMCorePlus
-from pymmcore_plus.mda import RunState
 
 from opm_engine import autofocus, instrument
-from opm_engine.acquisition import Acquisition, acquire
 from opm_engine.autofocus import RemoteFocusSearch
+from opm_engine.base_scope import BaseScope
 from opm_engine.config import ConfigError, Microscope
 from opm_engine.daq.guardian import Guardian
 from opm_engine.daq.nidaq import NIDaq
-from opm_engine.daq.protocol import DaqError
 from opm_engine.engine import OPMEngine
-from opm_engine.interrupts import Interrupts
+from opm_engine.pipeline import build
+from opm_engine.recording import Recording
+from opm_engine.replay import ReplayEngine
 from opm_engine.simulation.twin import Twin
 from opm_engine.snap import snap, snap_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     import useq
     from numpy.typing import NDArray
 
+    from opm_engine.replay import Pace
     from opm_engine.simulation.specimen import Specimen
 
+__all__ = ["ReplayScope", "Scope", "build", "open_instrument", "open_microscope"]
 
-CANCEL_S = 2.0
-"""How long closing waits for a cancelled run."""
+REPLAY = "replay:"
+"""What a source begins with that is a stored run."""
+
+
+@overload
+def open_microscope(
+    source: Literal["demo"] | Path | Microscope = "demo",
+    *,
+    specimen: Specimen | None = None,
+    daq_address: str | None = None,
+) -> Scope: ...
+
+
+@overload
+def open_microscope(
+    source: str | Path | Microscope,
+    *,
+    specimen: Specimen | None = None,
+    daq_address: str | None = None,
+    pace: Pace = "fast",
+) -> Scope | ReplayScope: ...
 
 
 def open_microscope(
@@ -48,21 +68,25 @@ def open_microscope(
     *,
     specimen: Specimen | None = None,
     daq_address: str | None = None,
-) -> Scope:
-    """Open a microscope.
+    pace: Pace = "fast",
+) -> Scope | ReplayScope:
+    """Open a microscope, or a stored run in its place.
 
     Parameters
     ----------
     source : str, Path or Microscope
-        ``"demo"`` for the simulated microscope, or the path of a microscope TOML.
+        ``"demo"`` for the simulated microscope, the path of a microscope TOML, or
+        ``"replay:RAW.ome.zarr"`` for a stored run, whose frames then come from there.
     specimen : Specimen, optional
         What a simulated microscope looks at.
     daq_address : str, optional
         ``"host:port"`` of a board's gRPC server, instead of ``daq.address``.
+    pace : {"fast", "recorded"}
+        Of a replay: as fast as handlers take frames, or as they came.
 
     Returns
     -------
-    Scope
+    Scope or ReplayScope
         Open; use it as a context manager or call ``close``.
 
     Raises
@@ -73,7 +97,21 @@ def open_microscope(
         If the board cannot be reached or does not fit the description.
     FileNotFoundError
         If there is no such file.
+    ValueError
+        If a store does not tell what it holds, or there is no such pace.
     """
+    if isinstance(source, str) and source.startswith(REPLAY):
+        return ReplayScope(source.removeprefix(REPLAY), pace=pace)
+    return open_instrument(source, specimen=specimen, daq_address=daq_address)
+
+
+def open_instrument(
+    source: str | Path | Microscope = "demo",
+    *,
+    specimen: Specimen | None = None,
+    daq_address: str | None = None,
+) -> Scope:
+    """Open a microscope, real or simulated; see `open_microscope`."""
     if isinstance(source, Microscope):
         microscope = source
     elif source == "demo":
@@ -81,14 +119,17 @@ def open_microscope(
     elif Path(source).is_file():
         microscope = Microscope.load(source)
     else:
-        msg = f'no microscope "{source}": give "demo" or the path of a TOML'
+        msg = (
+            f'no microscope "{source}": give "demo", the path of a TOML, or '
+            f'"{REPLAY}" and the path of a store'
+        )
         raise FileNotFoundError(msg)
     if daq_address is not None:
         microscope = microscope.on_board(daq_address)
     return Scope(microscope, specimen=specimen)
 
 
-class Scope:
+class Scope(BaseScope):
     """An open microscope.
 
     Parameters
@@ -107,11 +148,12 @@ class Scope:
         The simulated board and camera, if simulated.
     """
 
+    engine: OPMEngine
+
     def __init__(
         self, microscope: Microscope, *, specimen: Specimen | None = None
     ) -> None:
         self.microscope = microscope
-        self._closing = ExitStack()
         with ExitStack() as opening:
             self.twin = self._open_twin(opening, specimen)
             self.core = self.twin.core if self.twin else self._open_core(opening)
@@ -133,12 +175,8 @@ class Scope:
                 search = RemoteFocusSearch(self.engine, microscope.remote_focus)
                 self.engine.register_action(autofocus.ACTION, execute=search.execute)
             instrument.prepare_camera(self.core, microscope)
-            self._interrupts = self._prepare_interrupts(opening)
-            self.take_interrupts()
-            atexit.register(self.close)
-            opening.callback(atexit.unregister, self.close)
-            self._closing = opening.pop_all()
-            self._is_open = True
+            self._opened(opening)
+            self.engine.supervisor.attend = self._interrupts.attend
 
     def _open_twin(self, opening: ExitStack, specimen: Specimen | None) -> Twin | None:
         if self.microscope.simulation is None:
@@ -163,17 +201,6 @@ class Scope:
         if not self.daq.light_possible:
             guardian.stop()
 
-    def _prepare_interrupts(self, opening: ExitStack) -> Interrupts:
-        mda, turn = self.core.mda, self.engine.turn
-        interrupts = Interrupts(
-            run=lambda: turn.running,
-            cancel=mda.cancel,
-            is_idle=lambda: mda.status.phase is RunState.IDLE,
-        )
-        opening.callback(interrupts.restore)
-        self.engine.supervisor.attend = interrupts.attend
-        return interrupts
-
     def _open_core(self, opening: ExitStack) -> CMMCorePlus:
         core = CMMCorePlus()
         opening.callback(_close_core, core)
@@ -185,54 +212,6 @@ class Scope:
             raise ConfigError(msg)
         core.loadSystemConfiguration(config)
         return core
-
-    def acquire(
-        self,
-        sequence: useq.MDASequence,
-        out: str | Path,
-        *,
-        overwrite: bool = False,
-        on_frame: Callable[[int, int], None] | None = None,
-    ) -> Acquisition:
-        """Acquire a sequence into a folder: raw, deskewed, projections, log, TOML.
-
-        Parameters
-        ----------
-        sequence : useq.MDASequence
-        out : path
-            Made if missing; may hold other files. ``{run:03d}`` in it becomes the
-            first free number, from 0.
-        overwrite : bool
-            Replace datasets and reports of an earlier acquisition.
-        on_frame : callable, optional
-            Called with the number of frames so far and of all (0 if mode is off);
-            must be quick.
-
-        Returns
-        -------
-        Acquisition
-            What was measured, and where the files are.
-
-        Raises
-        ------
-        FileExistsError
-            If a dataset or report would be overwritten.
-        PlanError
-            If the microscope cannot play the sequence.
-        RuntimeError
-            If a run is in progress, or the microscope was closed.
-        """
-        self._refuse_closed()
-        acquisition = acquire(
-            self.engine, sequence, Path(out), overwrite=overwrite, on_frame=on_frame
-        )
-        self.raise_if_interrupted()
-        return acquisition
-
-    def raise_if_interrupted(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C has cancelled the last run."""
-        if self._interrupts.what_ended(self.engine.turn.number) == signal.SIGINT:
-            raise KeyboardInterrupt
 
     def snap(
         self,
@@ -279,18 +258,6 @@ class Scope:
         self.raise_if_interrupted()
         return planes
 
-    def _refuse_closed(self) -> None:
-        if not self._is_open:
-            msg = "this microscope was closed; open it again"
-            raise RuntimeError(msg)
-
-    def take_interrupts(self) -> None:
-        """Let Ctrl-C and SIGTERM cancel runs; only the main thread can.
-
-        Opening does it; again, if it was another thread that opened.
-        """
-        self._interrupts.install()
-
     def describe_as(self, microscope: Microscope) -> None:
         """Change what is set anew for each run; the wiring must be the same."""
         try:
@@ -300,35 +267,79 @@ class Scope:
             raise
         self.microscope = self.engine.microscope = microscope
 
-    def close(self) -> None:
-        """Make dark, cancel what runs, let all devices go. May be called twice.
+    def _make_dark(self) -> None:
+        self.engine.make_dark()
 
-        A run that goes on in another thread is given a moment to end; after an
-        interrupt in its own thread the runner says for ever that it is running.
+
+class ReplayScope(BaseScope):
+    """A stored run in place of a microscope.
+
+    Its sequence runs through the same relays and handlers. Nothing moves or lights.
+
+    Parameters
+    ----------
+    store : str or Path
+        Of raw planes.
+    pace : {"fast", "recorded"}
+
+    Attributes
+    ----------
+    core : CMMCorePlus
+        Without devices; with ``ReplayEngine`` as the engine of ``core.mda``.
+    engine : ReplayEngine
+    microscope : Microscope
+        On which the run was acquired.
+    """
+
+    engine: ReplayEngine
+
+    def __init__(self, store: str | Path, *, pace: Pace = "fast") -> None:
+        recording = Recording(store)
+        self.microscope = recording.microscope
+        with ExitStack() as opening:
+            self.core = CMMCorePlus()
+            opening.callback(_close_core, self.core)
+            self.engine = ReplayEngine(self.core, recording, pace=pace)
+            self.core.mda.set_engine(self.engine)
+            self.engine.turn.guard(self.core.mda)
+            self._opened(opening)
+            self.engine.attend = self._interrupts.attend
+
+    @property
+    def sequence(self) -> useq.MDASequence:
+        """What was run: what a replay can run.
+
+        Raises
+        ------
+        ValueError
+            If the store does not say.
         """
-        was_open, self._is_open = self._is_open, False
-        if not was_open:
-            return
-        with self._closing as backwards:
-            backwards.callback(self._await_end)
-            self.core.mda.cancel()
-            self.engine.make_dark()
+        return self.engine.recording.sequence
 
-    def _await_end(self) -> None:
-        deadline_s = time.monotonic() + CANCEL_S
-        while self.core.mda.is_running() and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+    def snap(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: there is no camera.
 
-    def __enter__(self) -> Self:
-        return self
+        Raises
+        ------
+        RuntimeError
+            Always.
+        """
+        msg = (
+            f"a replay has no camera to snap with: run scope.sequence, or read planes "
+            f"of {self.engine.recording.store}"
+        )
+        raise RuntimeError(msg)
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            self.close()
-        except DaqError as second:
-            if error is None:
-                raise
-            error.add_note(f"and then: {second}")  # what came first is the reason
+    def describe_as(self, microscope: Microscope) -> NoReturn:
+        """Refuse: what was acquired cannot be described anew.
+
+        Raises
+        ------
+        RuntimeError
+            Always.
+        """
+        msg = "a replay's microscope is the one on which the run was acquired"
+        raise RuntimeError(msg)
 
 
 def _close_core(core: CMMCorePlus) -> None:

@@ -104,6 +104,8 @@ class Stream(BaseModel):
     slab_rows : int, optional
         Volumes may also come as slabs (Z, slab_rows, X), each once, which begin at
         multiples of ``slab_rows`` along Y; the last may be thinner. None: whole only.
+    unbounded : bool
+        Whether time points may follow beyond ``n_times``, which is then a first guess.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,6 +124,7 @@ class Stream(BaseModel):
     channel_offsets_um: tuple[float, ...] = ()
     bidirectional: bool = False
     slab_rows: Count | None = None
+    unbounded: bool = False
 
     def translation_of(self, position: int) -> tuple[float, float, float]:
         """Translation (z, y, x) in µm of the volumes of one position.

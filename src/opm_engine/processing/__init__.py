@@ -1,10 +1,11 @@
 """Deskew: kernels (arrays in, arrays out), and the handler that runs them.
 
-``taps`` (geometry of the interpolation) -> ``kernels`` (compiled loops) ->
-``streaming`` (one volume, plane by plane) -> ``deskew`` (a whole stack) and
-``scan``, ``handler``, ``outputs`` (a run).
+``sampling`` and ``taps`` (geometry of the interpolation), ``kernels`` (compiled loops),
+``planes`` and ``window`` (memory) -> ``streaming`` (one volume, plane by plane) ->
+``deskew`` (a whole stack) and ``scan``, ``volume``, ``outputs``, ``handler`` (a run).
 """
 
+from opm_engine.processing.correction import Correction
 from opm_engine.processing.deskew import deskew
 from opm_engine.processing.handler import Deskew
 from opm_engine.processing.projections import (
@@ -15,6 +16,7 @@ from opm_engine.processing.projections import (
 from opm_engine.processing.streaming import Deskewer
 
 __all__ = [
+    "Correction",
     "Deskew",
     "Deskewer",
     "MaxProjections",

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opm_engine.geometry import Geometry, positive
+from opm_engine.processing.correction import Correction
+from opm_engine.processing.sampling import Interpolation, VoxelSize
 from opm_engine.processing.streaming import Deskewer
 
 
@@ -19,10 +21,13 @@ def deskew(
     angle_deg: float,
     step_um: float,
     pixel_size_um: float,
-    voxel_size_um: float | tuple[float, float] | None = None,
+    voxel_size_um: VoxelSize = None,
+    interpolation: Interpolation = "orthogonal",
+    z_bin: int = 1,
+    correction: Correction | None = None,
     out: NDArray[np.uint16] | None = None,
 ) -> NDArray[np.uint16]:
-    """Deskew an oblique stack by orthogonal interpolation.
+    """Deskew an oblique stack.
 
     Parameters
     ----------
@@ -39,6 +44,15 @@ def deskew(
         Camera pixel in sample space, in µm.
     voxel_size_um : float or (float, float), optional
         Voxel (dz, dy) in µm; a scalar serves both. Defaults to the pixel size.
+    interpolation : {"orthogonal", "shear"}
+        ``orthogonal``: between the feet of the perpendiculars on two planes.
+        ``shear``: rows are moved along Y alone; they lie pixel * sin(angle) apart
+        along Z, and a scalar voxel size is dy.
+    z_bin : int
+        Rows along Z whose mean becomes one: dz is so many times larger. The first one
+        lies (z_bin - 1) / 2 * dz higher.
+    correction : Correction, optional
+        Of the counts, before they are interpolated; clipped once, after it.
     out : (Z, Y, X) uint16 array, optional
         Where to write: C-contiguous, of the shape that
         :func:`opm_engine.geometry.volume_shape` says.
@@ -46,8 +60,8 @@ def deskew(
     Returns
     -------
     (Z, Y, X) uint16 array
-        ``out``, or a new array. Counts as the camera gave them, interpolated and
-        rounded once; 0 where the scan has no data.
+        ``out``, or a new array. Counts as the camera gave them if not corrected,
+        interpolated and rounded once; 0 where the scan has no data.
 
     Raises
     ------
@@ -76,9 +90,17 @@ def deskew(
         n_rows=stack.shape[1],
         n_columns=stack.shape[2],
     )
-    deskewer = Deskewer(geometry, voxel_size_um=voxel_size_um, out=out)
-    for n in range(geometry.n_planes):
-        deskewer.add(np.asarray(stack[n]))
+    deskewer = Deskewer(
+        geometry,
+        voxel_size_um=voxel_size_um,
+        interpolation=interpolation,
+        z_bin=z_bin,
+        correction=correction,
+        out=out,
+    )
+    for n in deskewer.planes:
+        deskewer.add(np.asarray(stack[n]), lasting=True)
+    assert deskewer.volume is not None
     return deskewer.volume
 
 

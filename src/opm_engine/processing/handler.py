@@ -7,30 +7,43 @@ no microscope beyond what the run's metadata say.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from opm_engine.geometry import Geometry, voxel_size
+from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, Flag, Place, block_of, is_loose
+from opm_engine.processing.correction import Correction
+from opm_engine.processing.memory import Reserve
+from opm_engine.processing.options import Missing, Options
 from opm_engine.processing.outputs import (
+    Parcel,
+    as_volume,
     check_all,
     finish_all,
     hand_out,
     judged,
     note_all,
     start_all,
+    wanted,
 )
-from opm_engine.processing.scan import Block, Scan, VoxelSize, describe_scan
-from opm_engine.processing.streaming import Deskewer, warm_up
-from opm_engine.processing.taps import N_TABLES, make_taps
+from opm_engine.processing.sampling import Interpolation, VoxelSize
+from opm_engine.processing.scan import Block, Scan, describe_scan
+from opm_engine.processing.streaming import warm_up
+from opm_engine.processing.taps import N_TABLES, is_kept, make_taps
+from opm_engine.processing.volume import Finished, Gap, OpenVolume
 
 if TYPE_CHECKING:
     import useq
+
+    from opm_engine.processing.window import Slab
+
+logger = logging.getLogger(__name__)
 
 Meta = dict[str, Any]
 Index = dict[str, int]
@@ -45,16 +58,30 @@ class Deskew:
     positions may alternate as they like, planes of one volume come in the order in
     which they were scanned. Channels that lie apart along the scan, volumes scanned
     backwards and positions of other lengths all come out on one grid; see
-    :class:`~opm_engine.processing.scan.Scan`.
+    :class:`~opm_engine.processing.scan.Scan`. Frames are not copied where that can be
+    helped: nobody may write into them after they were handed on.
 
-    Outputs are handlers too, with any of the three methods. Their ``frameReady`` gets
-    (volume (Z, Y, X) uint16, event, meta) once per volume, event and meta being those
-    of its last plane, the event's index without "z". The volume is a new array, theirs
-    to keep; it is shared between them, so none may change it. An output that has
-    ``projectionsReady(projections, event, meta)`` gets the volume's
-    :class:`MaxProjections` in place of the volume. One that has ``noteReady(note)``
-    gets the flags of the run; the metadata of a volume that was flagged before it was
-    complete say so under ``extra``, ``deskew``, ``flags``.
+    Outputs are handlers too. A volume comes in the first of these forms that an output
+    has a method for, or in all that its attribute ``wants`` names:
+
+    ``projectionsReady(projections, event, meta)``
+        Its :class:`MaxProjections`.
+    ``slabReady(slab, first_row, event, meta)``
+        Slabs (Z, 32 or fewer, X) uint16 while the scan runs, in its order, each once.
+        They begin at multiples of 32 along Y.
+    ``frameReady(volume, event, meta)``
+        The volume (Z, Y, X) uint16, once it is complete.
+
+    If no output wants whole volumes, only slabs that are not complete are in memory.
+    Event and meta are those of the plane that completed it, the event's index without
+    "z". The meta of a volume, and of its last slab, say ``latency_ms``, ``flags`` and
+    ``missing_planes``, where there are any, under ``extra``, ``deskew``. Arrays are
+    the outputs' to keep; they are shared between them and read-only. An output that
+    has ``noteReady(note)`` gets the flags of the run.
+
+    Planes that do not come are noticed when a later one of their volume comes; a
+    volume whose last planes do not come is not finished: slabs that were complete have
+    been handed out, the rest is not made up.
 
     Parameters
     ----------
@@ -62,14 +89,16 @@ class Deskew:
     geometry : Geometry, optional
         For engines that put no ``opm_engine`` block into the metadata; goes before the
         block's.
-    voxel_size_um : float or (float, float), optional
-        Voxel (dz, dy) in µm; defaults to the pixel size.
+    voxel_size_um, interpolation, z_bin, correction, missing
+        See :class:`~opm_engine.processing.options.Options`.
 
     Attributes
     ----------
     incomplete : tuple of dict
-        Index of each volume of the last run whose planes did not all come. They are
-        not handed out.
+        Index of each volume of the last run that was not finished.
+    gaps : tuple of Gap
+        Planes of the run, or of the last one, that never came, by volume; those after
+        the last plane that came are not in it.
     flags : tuple of Flag
         Of the run, or of the last one.
     latency_ms : deque of float
@@ -81,7 +110,7 @@ class Deskew:
     TypeError
         If an output is not a handler, or ``geometry`` not a :class:`Geometry`.
     ValueError
-        If ``voxel_size_um`` is not positive.
+        If an option makes no sense; names it.
     """
 
     def __init__(
@@ -90,22 +119,42 @@ class Deskew:
         *,
         geometry: Geometry | None = None,
         voxel_size_um: VoxelSize = None,
+        interpolation: Interpolation = "orthogonal",
+        z_bin: int = 1,
+        correction: Correction | Literal["camera"] | None = None,
+        missing: Missing = "zero",
     ) -> None:
-        voxel_size(1.0, voxel_size_um)  # refuses nonsense now, not in the run
         if not isinstance(geometry, Geometry | None):
             msg = f"geometry must be a Geometry(angle_deg=..., ...), not {geometry!r}"
             raise TypeError(msg)
         self.outputs = judged(outputs)
         self.geometry = geometry
-        self.voxel_size_um = voxel_size_um
+        self.options = Options(voxel_size_um, interpolation, z_bin, correction, missing)
         self.incomplete: tuple[Index, ...] = ()
+        self.gaps: tuple[Gap, ...] = ()
         self.flags: tuple[Flag, ...] = ()
         self.latency_ms: deque[float] = deque(maxlen=1000)
-        self._project = any(hasattr(o, "projectionsReady") for o in self.outputs)
+        self._reserve = Reserve()
+        self._wanted: frozenset[str] = frozenset()
         self._run: Run | None = None
         self._scan: Scan | None = None
-        self._open: dict[Place, tuple[Index, Deskewer]] = {}
-        self._done: set[Place] = set()
+        self._open: dict[Place, OpenVolume] = {}
+        self._finished = Finished()
+
+    def add_output(self, output: object) -> None:
+        """Add a handler to the outputs, from the next run on.
+
+        Raises
+        ------
+        RuntimeError
+            During a run.
+        TypeError
+            If it is not a handler.
+        """
+        if self._run is not None:
+            msg = "outputs cannot be added while a run goes on"
+            raise RuntimeError(msg)
+        self.outputs = judged([*self.outputs, output])
 
     def checkSequence(self, sequence: useq.MDASequence, summary: Meta) -> None:
         """Refuse a run that cannot be deskewed, or that an output refuses.
@@ -115,15 +164,18 @@ class Deskew:
         ValueError
             If nothing says the geometry, the planes are not those of the geometry, or
             they make no volume (modes ``projection`` and ``single``).
+        MemoryError
+            If memory cannot hold what is in the making.
         """
         block = block_of(summary)
         if block is not None or not is_loose(sequence):
             scan = self._describe(sequence, block)
+            self._reserve.refuse_too_large(scan, sequence, wanted(self.outputs))
             summary = _volume_summary(summary, scan, block)
         check_all(self.outputs, sequence, summary)
 
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Meta) -> None:
-        """Compile the kernels and start the outputs.
+        """Compile the kernels, take the memory and start the outputs.
 
         A run made from loose events says nothing yet: the outputs then start with the
         first frame.
@@ -132,28 +184,34 @@ class Deskew:
         ------
         ValueError
             If nothing says the geometry, or the planes are not those of the geometry.
+        MemoryError
+            If memory cannot hold what is in the making.
         """
         self._run = sequence, summary
         self._scan = None
         self._open = {}
-        self._done = set()
+        self._finished = Finished()
         self.incomplete = ()
+        self.gaps = ()
         self.flags = ()
         self.latency_ms.clear()
-        warm_up()
+        self._wanted = wanted(self.outputs)
+        warm_up(
+            binned=self.options.z_bin > 1,
+            corrected=self.options.correction is not None,
+        )
         block = block_of(summary)
         if block is not None or not is_loose(sequence):
             self._start((sequence, summary), sequence, block)
 
     def frameReady(self, image: NDArray[Any], event: useq.MDAEvent, meta: Meta) -> None:
-        """Add a plane (S, X) uint16; hand the volume out if it was the last.
+        """Add a plane (S, X) uint16; hand out what it completes.
 
         Raises
         ------
         ValueError
-            If the plane is not the next one of its volume or not of its shape, its
-            volume was complete before, or the frame's metadata announce another scan
-            than the one running.
+            If the plane came before, or later than one beyond it, is not of its shape,
+            or the frame's metadata announce another scan than the one running.
         IndexError
             If the run has no such position.
         RuntimeError
@@ -161,24 +219,15 @@ class Deskew:
         """
         arrived = perf_counter()
         scan = self._follow(event, meta)
-        index = {axis: i for axis, i in event.index.items() if axis != "z"}
         key = scan.planes.place(event.index)._replace(plane=0)
-        _, deskewer = self._open.get(key, (index, None))
-        n_planes = scan.n_planes_at(key)
-        n_before = n_planes if key in self._done else 0
-        expected = n_before if deskewer is None else deskewer.n_added
-        _check_order(event, expected, n_planes)
-        if deskewer is None:
-            deskewer = self._new_deskewer(scan, key)
-            self._open[key] = index, deskewer
-        deskewer.add(image)
-        if deskewer.is_complete:
-            del self._open[key]
-            self._done.add(key)
+        volume = self._volume_of(scan, key, event)
+        slabs = volume.add(image, event.index.get("z", 0))
+        is_complete = volume.deskewer.is_complete
+        if is_complete:
+            self._close(key, volume)
             self.latency_ms.append((perf_counter() - arrived) * 1e3)
-            event = event.model_copy(update={"index": type(event.index)(index)})
-            meta = self._volume_meta(scan, key, event, meta)
-            hand_out(self.outputs, deskewer, event, meta)
+        if is_complete or (slabs and "slabReady" in self._wanted):
+            self._hand_out(key, volume, slabs, event, meta)
 
     def noteReady(self, note: object) -> None:
         """Keep a flag and pass it on; other notes are about planes."""
@@ -188,10 +237,9 @@ class Deskew:
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Finish every output, even if another fails; then raise the first failure."""
-        self.incomplete = (
-            *self.incomplete,
-            *(index for index, _ in self._open.values()),
-        )
+        for volume in self._open.values():
+            self.incomplete = (*self.incomplete, volume.index)
+            self._note_gap(volume)
         outputs = self.outputs if self._scan is not None else ()
         self._run, self._scan, self._open = None, None, {}
         finish_all(outputs, sequence)
@@ -211,61 +259,87 @@ class Deskew:
         return self._scan
 
     def _describe(self, sequence: useq.MDASequence, block: Block | None) -> Scan:
-        return describe_scan(sequence, block, self.geometry, self.voxel_size_um)
+        return describe_scan(sequence, block, self.geometry, self.options)
 
     def _start(self, run: Run, source: useq.MDASequence, block: Block | None) -> Scan:
         """Settle what will come, then tell the outputs."""
         scan = self._describe(source, block)
-        for place in islice(scan.kinds(), N_TABLES):
-            geometry, shift_um = scan.geometry_at(place), scan.shift_um(place)
-            # Kept, so that the first planes need not wait.
-            make_taps(geometry, scan.voxel_um, shift_um, scan.shape[1])
-        self._scan = scan
         sequence, summary = run
+        self._reserve.refuse_too_large(scan, sequence, self._wanted)
+        self._reserve.prepare(scan, sequence, self._wanted)
+        for place in islice(scan.kinds(), N_TABLES):
+            sampling = scan.sampling_at(place)
+            if is_kept(sampling):  # so that the first planes need not wait
+                make_taps(sampling)
+        self._scan = scan
         start_all(self.outputs, sequence, _volume_summary(summary, scan, block))
         return scan
 
-    def _new_deskewer(self, scan: Scan, place: Place) -> Deskewer:
-        return Deskewer(
-            scan.geometry_at(place),
-            voxel_size_um=scan.voxel_um,
-            shift_um=scan.shift_um(place),
-            n_y=scan.shape[1],
-            project=self._project,
-        )
+    def _volume_of(self, scan: Scan, key: Place, event: useq.MDAEvent) -> OpenVolume:
+        """Return the volume that a plane belongs to; a new one if it is the first."""
+        n_planes, plane = scan.n_planes_at(key), event.index.get("z", 0)
+        problem = ""
+        if plane >= n_planes:
+            problem = f"came, but its volumes have {n_planes} planes"
+        elif self._finished.has((key.position, key.channel), key.t):
+            problem = "came twice; deskew it in a run of its own"
+        if problem:
+            msg = f"plane {plane} of {dict(event.index)} {problem}"
+            raise ValueError(msg)
+        if key not in self._open:
+            deskewer = scan.deskewer(
+                key,
+                whole="frameReady" in self._wanted,
+                project="projectionsReady" in self._wanted,
+                pool=self._reserve.pool,
+            )
+            index = {axis: i for axis, i in event.index.items() if axis != "z"}
+            self._open[key] = OpenVolume(index, deskewer, self.options.missing)
+        return self._open[key]
 
-    def _volume_meta(
-        self, scan: Scan, place: Place, event: useq.MDAEvent, meta: Meta
-    ) -> Meta:
-        """Return the last plane's metadata, saying volume where they said plane."""
-        extra = {k: v for k, v in (meta.get("extra") or {}).items() if k != BLOCK}
-        extra["deskew"] = {"latency_ms": self.latency_ms[-1]}
-        flags = [
-            flag.message
-            for flag in self.flags
-            if scan.planes.place(flag.index)[:2] == place[:2]
-        ]
+    def _close(self, key: Place, volume: OpenVolume) -> None:
+        del self._open[key]
+        self._finished.add((key.position, key.channel), key.t)
+        self._note_gap(volume)
+
+    def _note_gap(self, volume: OpenVolume) -> None:
+        if volume.missing_planes:
+            gap = Gap(volume.index, tuple(volume.missing_planes))
+            self.gaps = (*self.gaps, gap)
+            logger.warning("planes %s of %s never came", gap.planes, gap.index)
+
+    def _hand_out(
+        self,
+        key: Place,
+        volume: OpenVolume,
+        slabs: list[Slab],
+        event: useq.MDAEvent,
+        meta: Meta,
+    ) -> None:
+        """Tell the outputs what is due, as an event of the volume."""
+        event, meta = as_volume(event, meta, volume.index)
+        if not volume.deskewer.is_complete:
+            hand_out(self.outputs, Parcel(event, meta, slabs))
+            return
+        extra = {**meta["extra"], "deskew": self._told_of(key, volume)}
+        whole = volume.deskewer.finished()
+        parcel = Parcel(event, meta, slabs, {**meta, "extra": extra}, *whole)
+        hand_out(self.outputs, parcel)
+
+    def _told_of(self, key: Place, volume: OpenVolume) -> Meta:
+        """Return what the metadata say of a complete volume."""
+        told: Meta = {"latency_ms": self.latency_ms[-1]}
+        assert self._scan is not None
+        place = self._scan.planes.place
+        flags = [f.message for f in self.flags if place(f.index)[:2] == key[:2]]
         if flags:
-            extra["deskew"]["flags"] = flags
-        changed = {"mda_event": event} if "mda_event" in meta else {}
-        return {**meta, **changed, "extra": extra}
+            told["flags"] = flags
+        if volume.missing_planes:
+            told["missing_planes"] = list(volume.missing_planes)
+        return told
 
 
 def _volume_summary(summary: Meta, scan: Scan, block: Block | None) -> Meta:
     """Return a run's summary as the outputs need it."""
     extra = {**(summary.get("extra") or {}), BLOCK: scan.volume_block(block)}
     return {**summary, "extra": extra}
-
-
-def _check_order(event: useq.MDAEvent, expected: int, n_planes: int) -> None:
-    plane = event.index.get("z", 0)
-    if plane == expected < n_planes:
-        return
-    if plane >= n_planes:
-        what = f"came, but its volumes have {n_planes} planes"
-    elif plane < expected:
-        what = "came twice; deskew it in a run of its own"
-    else:
-        what = f"came, plane {expected} did not: no volume without gaps"
-    msg = f"plane {plane} of {dict(event.index)} {what}"
-    raise ValueError(msg)

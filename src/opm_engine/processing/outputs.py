@@ -6,22 +6,53 @@ form. Knows nothing of scans or planes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from opm_engine.processing.streaming import Deskewer
+from opm_engine.plan import BLOCK
+from opm_engine.processing.projections import MaxProjections
+from opm_engine.processing.window import Slab
 
 if TYPE_CHECKING:
     import useq
+    from numpy.typing import NDArray
 
 METHODS = (
     "sequenceStarted",
     "frameReady",
+    "slabReady",
     "noteReady",
     "sequenceFinished",
     "projectionsReady",
 )
+
+FORMS = "projectionsReady", "slabReady", "frameReady"
+"""Forms of a volume; a handler that can take several gets the first of them."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What is due after a plane.
+
+    Attributes
+    ----------
+    event, meta
+        Of the plane, as those of its volume.
+    slabs : sequence of Slab
+    last_meta : dict, optional
+        Of the volume, if it is complete now.
+    volume, projections : optional
+        Of a complete volume, if somebody wants them.
+    """
+
+    event: useq.MDAEvent
+    meta: dict[str, Any]
+    slabs: Sequence[Slab]
+    last_meta: dict[str, Any] | None = None
+    volume: NDArray[Any] | None = None
+    projections: MaxProjections | None = None
 
 
 def judged(outputs: Iterable[object]) -> tuple[object, ...]:
@@ -52,6 +83,22 @@ def _is_handler(output: object) -> bool:
     return not isinstance(output, type) and any(map(callable, methods))
 
 
+def wanted_by(output: object) -> frozenset[str]:
+    """Return the methods through which a handler wants volumes.
+
+    They are what its attribute ``wants`` says, else the first of `FORMS` that it has.
+    """
+    told: Iterable[str] | None = getattr(output, "wants", None)
+    if told is not None:
+        return frozenset(told)
+    return frozenset([form for form in FORMS if hasattr(output, form)][:1])
+
+
+def wanted(outputs: Iterable[object]) -> frozenset[str]:
+    """Return what any of the handlers wants."""
+    return frozenset[str]().union(*map(wanted_by, outputs))
+
+
 def check_all(
     outputs: Iterable[object], sequence: useq.MDASequence, summary: dict[str, Any]
 ) -> None:
@@ -70,18 +117,31 @@ def start_all(
             output.sequenceStarted(sequence, summary)
 
 
-def hand_out(
-    outputs: Iterable[object],
-    deskewer: Deskewer,
-    event: useq.MDAEvent,
-    meta: dict[str, Any],
-) -> None:
-    """Give a complete volume to each, or its projections where they are wanted."""
+def as_volume(
+    event: useq.MDAEvent, meta: dict[str, Any], index: dict[str, int]
+) -> tuple[useq.MDAEvent, dict[str, Any]]:
+    """Return a plane's event and metadata, saying volume where they said plane."""
+    event = event.model_copy(update={"index": type(event.index)(index)})
+    extra = {k: v for k, v in (meta.get("extra") or {}).items() if k != BLOCK}
+    changed = {"mda_event": event} if "mda_event" in meta else {}
+    return event, {**meta, **changed, "extra": extra}
+
+
+def hand_out(outputs: Iterable[object], parcel: Parcel) -> None:
+    """Give each what it wants of what is due."""
+    last = len(parcel.slabs) - 1
     for output in outputs:
-        if hasattr(output, "projectionsReady"):
-            output.projectionsReady(deskewer.projections, event, meta)
-        elif hasattr(output, "frameReady"):
-            output.frameReady(deskewer.volume, event, meta)
+        target: Any = output
+        wants, event = wanted_by(output), parcel.event
+        if "slabReady" in wants:
+            for number, slab in enumerate(parcel.slabs):
+                is_last = number == last and parcel.last_meta is not None
+                meta = parcel.last_meta if is_last else parcel.meta
+                target.slabReady(slab.pixels, slab.first_row, event, meta)
+        if parcel.projections is not None and "projectionsReady" in wants:
+            target.projectionsReady(parcel.projections, event, parcel.last_meta)
+        if parcel.volume is not None and "frameReady" in wants:
+            target.frameReady(parcel.volume, event, parcel.last_meta)
 
 
 def note_all(outputs: Iterable[object], note: object) -> None:

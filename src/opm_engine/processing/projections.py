@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opm_engine.buffers import BufferPool
 from opm_engine.plan import Stream, block_of
 
 if TYPE_CHECKING:
@@ -35,10 +36,15 @@ class MaxProjections(NamedTuple):
     yz: NDArray[Any]
 
     @classmethod
-    def zeros(cls, shape: tuple[int, int, int]) -> MaxProjections:
+    def dark(cls, shape: tuple[int, int, int], pool: BufferPool) -> MaxProjections:
         """Return the projections of a dark uint16 volume of a shape (Z, Y, X)."""
         z, y, x = shape
-        return cls(*(np.zeros(plane, np.uint16) for plane in ((y, x), (z, x), (z, y))))
+        projections = cls(
+            *(pool.take(plane, np.uint16) for plane in ((y, x), (z, x), (z, y)))
+        )
+        for projection in projections:
+            projection.fill(0)
+        return projections
 
 
 def max_projections(volume: NDArray[Any]) -> MaxProjections:

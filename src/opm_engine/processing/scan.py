@@ -8,11 +8,16 @@ out. Knows no pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from opm_engine.geometry import Geometry, voxel_size
+from opm_engine.geometry import Geometry
 from opm_engine.plan import Place, Stream, stream_of
+from opm_engine.processing.correction import Correction
+from opm_engine.processing.options import Options
+from opm_engine.processing.sampling import SLAB_ROWS, Sampling, sampling_of
+from opm_engine.processing.streaming import Deskewer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     import useq
 
 Block = dict[str, Any]
-VoxelSize = float | tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Scan:
         Of the volumes' planes; ``n_planes`` where the position has none of its own.
     planes : Stream
         What comes in.
-    voxel_um : (float, float)
-        (dz, dy) in µm of what goes out.
+    options : Options
+    correction : Correction, optional
+        That of the options, if it is to be the camera's read from the metadata.
 
     Raises
     ------
@@ -54,7 +59,8 @@ class Scan:
 
     geometry: Geometry
     planes: Stream
-    voxel_um: tuple[float, float]
+    options: Options
+    correction: Correction | None
 
     def __post_init__(self) -> None:
         planes, geometry = self.planes, self.geometry
@@ -89,12 +95,63 @@ class Scan:
                 f"{len(offsets_um)} channel_offsets_um"
             )
             raise ValueError(msg)
+        if self.correction is not None:
+            self.correction.check((geometry.n_rows, geometry.n_columns))
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """Grid of every volume."""
+        longest = max(p.n_planes or self.planes.n_planes for p in self.planes.positions)
+        return self._sampling_of(self._of_length(longest))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (Z, Y, X) of every volume."""
-        longest = max(p.n_planes or self.planes.n_planes for p in self.planes.positions)
-        return self._of_length(longest).volume_shape(self.voxel_um)
+        return self.sampling.shape
+
+    def sampling_at(
+        self, place: Place, *, first_row: int = 0, n_rows: int | None = None
+    ) -> Sampling:
+        """Return which rows of the volume that an item belongs to come from where."""
+        return self._sampling_of(
+            self.geometry_at(place),
+            shift_um=self.shift_um(place),
+            n_y=self.shape[1],
+            first_row=first_row,
+            n_rows=n_rows,
+        )
+
+    def deskewer(self, place: Place, **how: Any) -> Deskewer:
+        """Return what computes the volume that an item belongs to, or rows of it.
+
+        Parameters
+        ----------
+        place : Place
+        **how
+            ``first_row``, ``n_rows``, ``out``, ``whole``, ``project`` and ``pool`` of
+            :class:`Deskewer`.
+        """
+        options = self.options
+        return Deskewer(
+            self.geometry_at(place),
+            voxel_size_um=options.voxel_size_um,
+            interpolation=options.interpolation,
+            z_bin=options.z_bin,
+            shift_um=self.shift_um(place),
+            n_y=self.shape[1],
+            correction=self.correction,
+            **how,
+        )
+
+    def _sampling_of(self, geometry: Geometry, **which: Any) -> Sampling:
+        options = self.options
+        return sampling_of(
+            geometry,
+            voxel_size_um=options.voxel_size_um,
+            interpolation=options.interpolation,
+            z_bin=options.z_bin,
+            **which,
+        )
 
     def n_planes_at(self, place: Place) -> int:
         """Return the number of planes of the volume that an item belongs to."""
@@ -133,14 +190,15 @@ class Scan:
 
     def volumes(self) -> Stream:
         """Describe the volumes."""
-        dz_um, dy_um = self.voxel_um
+        sampling = self.sampling
+        dz_um, dy_um = sampling.voxel_um
         positions = self.planes.positions
         return self.planes.model_copy(
             update={
                 "kind": "volumes",
                 "shape": self.shape,
                 "scale_um": (dz_um, dy_um, self.geometry.pixel_size_um),
-                "translation_um": (0.0, self.geometry.origin_um, 0.0),
+                "translation_um": (sampling.first_z_um, self.geometry.origin_um, 0.0),
                 "n_planes": 1,
                 "positions": tuple(
                     position.model_copy(update={"n_planes": None})
@@ -148,14 +206,16 @@ class Scan:
                 ),
                 "channel_offsets_um": (),
                 "bidirectional": False,
+                "slab_rows": SLAB_ROWS,
             }
         )
 
     def volume_block(self, block: Block | None) -> Block:
         """Return the metadata block for the outputs: the planes', where it differs."""
-        geometry = self.geometry
+        geometry, correction = self.geometry, self.correction
         return {
             **(block or {}),
+            **_camera_after(correction, block or {}),
             "geometry": geometry.model_dump(mode="json"),
             "stream": self.volumes().model_dump(mode="json"),
             "angle_deg": geometry.angle_deg,
@@ -164,19 +224,35 @@ class Scan:
             "scan_direction": geometry.scan_direction,
             "affine": geometry.affine(),
             "deskew": {
-                "interpolation": "orthogonal",
-                "voxel_size_um": list(self.voxel_um),
+                "interpolation": self.options.interpolation,
+                "voxel_size_um": list(self.sampling.voxel_um),
+                "z_bin": self.options.z_bin,
+                "correction": None if correction is None else correction.described(),
+                "missing": self.options.missing,
                 "channel_offsets_um": list(self.planes.channel_offsets_um),
                 "bidirectional": self.planes.bidirectional,
             },
         }
 
 
+def _camera_after(correction: Correction | None, block: Block) -> Block:
+    """Return what a block says of the camera's offset and gain, of corrected values."""
+    if correction is None:
+        return {}
+    offset, gain = "camera_offset", "camera_gain_e_per_count"
+    after: Block = {}
+    if offset in block:
+        after[offset] = (block[offset] - correction.offset_counts) * correction.gain
+    if gain in block:
+        after[gain] = block[gain] / correction.gain
+    return after
+
+
 def describe_scan(
     sequence: useq.MDASequence,
     block: Block | None,
     geometry: Geometry | None,
-    voxel_size_um: VoxelSize,
+    options: Options,
 ) -> Scan:
     """Read a run's description.
 
@@ -188,7 +264,7 @@ def describe_scan(
         The run's ``opm_engine`` metadata.
     geometry : Geometry, optional
         Goes before the block's.
-    voxel_size_um : float or (float, float), optional
+    options : Options
 
     Raises
     ------
@@ -218,4 +294,4 @@ def describe_scan(
             "use Deskew(geometry=...) with other engines"
         )
         raise ValueError(msg)
-    return Scan(geometry, planes, voxel_size(geometry.pixel_size_um, voxel_size_um))
+    return Scan(geometry, planes, options, options.correction_of(block))

@@ -37,6 +37,9 @@ INDEX_SHARE = 128
 The index of a shard, 16 bytes per chunk, is written again with every plane.
 """
 
+SMALL_SHARD = 64
+"""Chunks that a shard may have however small they are: a file costs more."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -63,6 +66,12 @@ class Layout:
     def n_chunks(self) -> int:
         """Number of chunks of a shard; those beyond the image stay empty."""
         return math.prod(self.chunks_per_shard)
+
+    @cached_property
+    def chunks_per_piece(self) -> int:
+        """Chunks that reach the disk together: a plane, or the bricks above a slab."""
+        is_plane = self.chunk[2:4] == (1, self.shape[3])
+        return 1 if is_plane else self.chunks_per_shard[0]
 
     @cached_property
     def chunk_bytes(self) -> int:
@@ -160,7 +169,8 @@ def _planes_per_shard(stream: Stream, shard_bytes: int) -> int:
     n_z = max(shape[2] for shape in array_shapes(stream))
     n_rows, n_columns = stream.shape[-2:]
     plane_bytes = n_rows * n_columns * np.dtype(stream.dtype).itemsize
-    most = max(1, min(shard_bytes // plane_bytes, plane_bytes // INDEX_SHARE))
+    n_index = max(SMALL_SHARD, plane_bytes // INDEX_SHARE)
+    most = max(1, min(shard_bytes // plane_bytes, n_index))
     n_shards = math.ceil(n_z / most)
     return math.ceil(n_z / n_shards)
 

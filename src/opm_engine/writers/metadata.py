@@ -14,6 +14,7 @@ import numpy as np
 
 from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, Stream, stream_of
+from opm_engine.writers.journal import FRAMES
 
 if TYPE_CHECKING:
     import useq
@@ -31,10 +32,19 @@ AXES: list[dict[str, str]] = [
 """Axes of every image. The z of raw images counts planes along the coverslip."""
 
 ARRAY = "0"
-"""Name of the one resolution level of every image."""
+"""Name of the full-size level of every image."""
 
 SHOWN_COUNTS = 4095
 """Width of the initial display window, where most counts of a camera lie."""
+
+
+RUN_ONLY = ("plan", "microscope", "sequence")
+"""Keys of the block that are told once per store: they grow with the positions."""
+
+
+def run_block(block: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
+    """Return the block of a whole run, with the stream in it, plain JSON."""
+    return {"stream": stream.model_dump(mode="json"), **block}
 
 
 def image_attributes(
@@ -43,7 +53,9 @@ def image_attributes(
     """Return all attributes of the image of position ``p``, plain JSON.
 
     They are ``ome``, and the run's block with ``position`` (index and
-    :class:`PositionInfo`; ``affine`` if its scan is not the geometry's) added.
+    :class:`PositionInfo`; ``affine`` if its scan is not the geometry's) and ``frames``
+    (where each frame is told of) added. One of several images has a stream of its own
+    position alone, and leaves what is :data:`RUN_ONLY` to the root.
     """
     site = stream.positions[p]
     position = {"index": p, **site.model_dump(mode="json")}
@@ -55,6 +67,12 @@ def image_attributes(
     if own and "geometry" in block:
         geometry = Geometry.model_validate({**block["geometry"], **own})
         position["affine"] = geometry.affine()
+    if len(stream.positions) == 1:
+        ours = run_block(block, stream)
+    else:
+        alone = stream.model_copy(update={"positions": (site,)})
+        ours = {name: block[name] for name in block if name not in RUN_ONLY}
+        ours["stream"] = alone.model_dump(mode="json")
     multiscale = {
         "name": site.name,
         "axes": AXES,
@@ -66,11 +84,7 @@ def image_attributes(
             "multiscales": [multiscale],
             "omero": omero(stream, block.get("camera_offset", 0.0)),
         },
-        BLOCK: {
-            "stream": stream.model_dump(mode="json"),
-            **block,
-            "position": position,
-        },
+        BLOCK: {**ours, "position": position, "frames": f"{ARRAY}/{FRAMES}"},
     }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import zarr
 
 from opm_engine.plan import BLOCK, Flag, Inputs, Stream
-from opm_engine.writers.shards import array_shapes
+from opm_engine.writers.layout import array_shapes
+from opm_engine.writers.node import read_node, write_node
 from opm_engine.writers.store import image_path
 
 FLAGS = "flags"
@@ -54,12 +55,11 @@ class Notebook:
         except IndexError as error:
             raise ValueError(str(error)) from error
         path = image_path(self._path, self._stream, position)
-        image = zarr.open_group(str(path), mode="r+")
-        block: dict[str, Any] = dict(image.attrs[BLOCK])  # type: ignore[arg-type]
+        image = read_node(path)
         index = {str(axis): number for axis, number in flag.index.items()}
         entry = {"t": 0, "p": 0, **index, "message": flag.message}
-        block[FLAGS] = [*block.get(FLAGS, []), entry]
-        image.attrs[BLOCK] = block  # one file, replaced whole
+        image["attributes"][BLOCK].setdefault(FLAGS, []).append(entry)
+        write_node(path, image)
 
     def add_inputs(self, inputs: Inputs) -> None:
         """Write the analog inputs of consecutive frames; the others stay NaN.

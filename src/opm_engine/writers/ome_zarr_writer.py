@@ -1,8 +1,8 @@
 r"""`OMEZarrWriter`: the handler that saves a run.
 
-Follows runs and events. Separate from ``run`` (what belongs), ``store`` (layout on
-disk), ``shards`` (pixels), ``paths`` and ``metadata``, so that it holds nothing but a
-run's life::
+Follows runs and events. Separate from ``saving`` (a store while it is written), ``run``
+(what belongs), ``store`` (layout on disk), ``sinks`` (pixels), ``paths`` and
+``metadata``, so that it holds nothing but a run's life::
 
     idle --sequenceStarted--> open --frameReady...--> open --sequenceFinished--> idle
       \--(no block yet)--> waiting --first frameReady--> open
@@ -14,29 +14,31 @@ Knows no microscope: all it needs is in the summary or in a frame's metadata.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy.typing as npt
 
+from opm_engine.buffers import refuse_beyond_memory
 from opm_engine.plan import Flag, Inputs, Stream, block_of, is_loose
 from opm_engine.writers import paths
+from opm_engine.writers.layout import n_bytes
+from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import planes_of
-from opm_engine.writers.notes import Notebook
+from opm_engine.writers.pyramid_thread import PyramidThread
 from opm_engine.writers.run import Run
-from opm_engine.writers.shards import (
-    SHARD_BYTES,
-    PlaneShards,
-    VolumeShards,
-    n_bytes,
-    planes_per_shard,
-)
-from opm_engine.writers.store import COMPRESSORS, Codec, create_store
+from opm_engine.writers.saving import Pyramid, Saving, Way
+from opm_engine.writers.sink import Codec
+from opm_engine.writers.sinks import BUDGET_BYTES, Backend
 
 if TYPE_CHECKING:
     import useq
+
+logger = logging.getLogger(__name__)
 
 
 class OMEZarrWriter:
@@ -46,6 +48,15 @@ class OMEZarrWriter:
     written before the first frame. One object serves many runs, one after another.
     What was never written reads as 0. Nothing that was written is written over.
 
+    Volumes may come whole or as slabs. What is known of each frame is appended to a
+    file per image, ``0/frames.jsonl``, once its pixels are on disk; see
+    `opm_engine.writers.reading.read_frames`.
+
+    Where the number of time points is not known (a stream that is ``unbounded``, a run
+    made from loose events) the time axis grows as they come: the array's metadata are
+    replaced by those of an array with twice as many, which read as 0 until they are
+    written, and cut to what came when the run ends.
+
     Parameters
     ----------
     path : str or Path
@@ -54,8 +65,19 @@ class OMEZarrWriter:
     overwrite : bool
         Replace a zarr store that exists; nothing else is ever deleted.
     codec : {"lz4", "zstd", "none"}
-    shard_bytes : int
-        Largest file, uncompressed. A shard never spans volumes.
+    shard_bytes : int, optional
+        Largest file, uncompressed; 64 MB for planes and 512 MB for volumes by default.
+        A shard never spans volumes.
+    pyramid : {"off", "live", "close"}
+        Whether smaller levels are built, beside the run with a thread of low priority
+        or after it. Either way they are complete some time after the run has ended:
+        see `wait_pyramid`, which also says what failed. `build_pyramid` adds them to a
+        store at any later time.
+    backend : {"auto", "append", "tensorstore"}
+        How pixels reach the disk: appended to shards, or shard by shard where a file
+        system cannot do that.
+    budget_bytes : int
+        Memory of all that waits for the disk. One item is taken in any case.
 
     Attributes
     ----------
@@ -65,8 +87,8 @@ class OMEZarrWriter:
     Raises
     ------
     ValueError
-        If there is no such codec, ``shard_bytes`` is not positive, or the path has
-        other fields than ``{run}``.
+        If there is no such codec, pyramid or backend, a number of bytes is not
+        positive, or the path has other fields than ``{run}``.
     """
 
     def __init__(
@@ -75,24 +97,28 @@ class OMEZarrWriter:
         *,
         overwrite: bool = False,
         codec: Codec = "lz4",
-        shard_bytes: int = SHARD_BYTES,
+        shard_bytes: int | None = None,
+        pyramid: Pyramid = "off",
+        backend: Backend = "auto",
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
-        if codec not in COMPRESSORS:
-            msg = f"codec must be one of {', '.join(COMPRESSORS)}, not {codec!r}"
-            raise ValueError(msg)
-        if shard_bytes < 1:
-            msg = f"shard_bytes must be 1 or more, not {shard_bytes!r}"
-            raise ValueError(msg)
+        _refuse_unknown("codec", codec, get_args(Codec))
+        _refuse_unknown("pyramid", pyramid, get_args(Pyramid))
+        _refuse_unknown("backend", backend, get_args(Backend))
+        for name, value in [("shard", shard_bytes), ("budget", budget_bytes)]:
+            if value is not None and value < 1:
+                msg = f"{name}_bytes must be 1 or more, not {value!r}"
+                raise ValueError(msg)
         paths.numbered(path, 0)
         self.error: Exception | None = None
         self._template = path
         self._overwrite = overwrite
-        self._codec: Codec = codec
-        self._shard_bytes = shard_bytes
+        self._way = Way(codec, shard_bytes, pyramid, backend, budget_bytes)
         self._path = Path(path)
         self._summary: Mapping[str, Any] = {}
-        self._run: Run | None = None
-        self._notebook: Notebook | None = None
+        self._is_loose = False
+        self._saving: Saving | None = None
+        self._pyramid: PyramidThread | None = None
         self._frames_written = 0
 
     @property
@@ -102,11 +128,25 @@ class OMEZarrWriter:
 
     @property
     def frames_written(self) -> int:
-        """Items of the current or last run that reached the disk.
+        """Planes or volumes of the current or last run that are on disk.
 
-        Lags behind the frames that came while a shard fills.
+        A crash of this process cannot take them any more. Lags behind those that came;
+        may be asked from any thread, at any rate.
         """
-        return self._frames_written
+        saving = self._saving
+        return self._frames_written if saving is None else saving.n_written
+
+    def wait_pyramid(self, timeout_s: float | None = None) -> bool:
+        """Wait until the last run's levels are built; return whether they are.
+
+        At once, if none were asked for.
+
+        Raises
+        ------
+        OSError
+            If they could not be built; the full size is not concerned.
+        """
+        return self._pyramid is None or self._pyramid.wait(timeout_s)
 
     def checkSequence(
         self, sequence: useq.MDASequence, summary: Mapping[str, Any]
@@ -118,7 +158,10 @@ class OMEZarrWriter:
         FileExistsError
             If the path is taken.
         OSError
-            If the store cannot fit on the disk.
+            If the store cannot fit on the disk, or somebody writes the one that it
+            would replace.
+        MemoryError
+            If the budget cannot be had.
         ValueError
             If the sequence has a grid.
         """
@@ -135,7 +178,10 @@ class OMEZarrWriter:
         FileExistsError
             If the path is taken.
         OSError
-            If the store cannot fit on the disk, or not be created.
+            If the store cannot fit on the disk, or not be created, or somebody writes
+            the one that it would replace.
+        MemoryError
+            If the budget cannot be had.
         ValueError
             If the sequence has a grid.
         """
@@ -144,14 +190,15 @@ class OMEZarrWriter:
             self._close()
             self._frames_written = 0
             self._summary = summary
+            self._is_loose = is_loose(sequence)
             stream, block = self._announced(sequence, summary)
             if stream is not None:  # else its first frame tells more
-                self._open(stream, block, None if is_loose(sequence) else sequence)
+                self._open(stream, block, None if self._is_loose else sequence)
 
     def frameReady(
         self, image: npt.NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]
     ) -> None:
-        """Save one plane (rows, columns) or volume (Z, Y, X); the caller keeps it.
+        """Save one plane (rows, columns) or volume (Z, Y, X), which is ours to keep.
 
         Raises
         ------
@@ -159,10 +206,41 @@ class OMEZarrWriter:
             If the item does not fit the stream (shape, dtype, index), came before, or
             belongs to another stream or sequence than the run.
         OSError
-            If it cannot be written.
+            If it, or an earlier one, cannot be written.
         """
         with self._noting_errors():
-            self._frames_written += self._run_of(event, meta).put(image, event)
+            self._run_of(event, meta).put(image, event, meta)
+
+    def slabReady(
+        self,
+        slab: npt.NDArray[Any],
+        first_row: int,
+        event: useq.MDAEvent,
+        meta: Mapping[str, Any],
+    ) -> None:
+        """Save rows of a volume (Z, rows, X), which are ours to keep.
+
+        The volume is told of with the slab that completes it.
+
+        Parameters
+        ----------
+        slab : ndarray
+        first_row : int
+            Along Y, a multiple of the stream's ``slab_rows``.
+        event : useq.MDAEvent
+            Of the volume.
+        meta : Mapping
+
+        Raises
+        ------
+        ValueError
+            If the rows do not fit the stream (shape, dtype, index), came before, or
+            belong to another stream or sequence than the run.
+        OSError
+            If they, or earlier ones, cannot be written.
+        """
+        with self._noting_errors():
+            self._run_of(event, meta).put_slab(slab, first_row, event, meta)
 
     def noteReady(self, note: object) -> None:
         """Keep a flag or analog inputs, at once; harmless without a run.
@@ -177,13 +255,13 @@ class OMEZarrWriter:
         OSError
             If it cannot be written.
         """
-        if self._notebook is None:
+        if self._saving is None:
             return
         with self._noting_errors():
             if isinstance(note, Flag):
-                self._notebook.add_flag(note)
+                self._saving.notebook.add_flag(note)
             elif isinstance(note, Inputs):
-                self._notebook.add_inputs(note)
+                self._saving.notebook.add_inputs(note)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Write what is still held; harmless without a run.
@@ -222,7 +300,7 @@ class OMEZarrWriter:
     def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> Run:
         """Return the open run, or open what the frame announces."""
         block = block_of(meta)
-        if self._run is None:
+        if self._saving is None:
             if block:
                 stream = Stream.model_validate(block["stream"])
                 return self._open(stream, block, event.sequence)
@@ -232,8 +310,8 @@ class OMEZarrWriter:
             stream = planes_of(event.sequence, self._summary)
             return self._open(stream, {}, event.sequence)
         if block:
-            self._run.refuse_change(Stream.model_validate(block["stream"]))
-        return self._run
+            self._saving.run.refuse_change(Stream.model_validate(block["stream"]))
+        return self._saving.run
 
     def _open(
         self,
@@ -242,26 +320,70 @@ class OMEZarrWriter:
         sequence: useq.MDASequence | None,
     ) -> Run:
         path = self._free_path(stream)
+        if self._pyramid is not None and path == self._path:
+            self._pyramid.abandon()  # of the store that is replaced
+            with suppress(OSError, ValueError):
+                self._pyramid.wait()
         paths.clear(path)
         self._path = path
-        depth = planes_per_shard(stream, self._shard_bytes)
-        arrays = create_store(path, stream, block, depth, self._codec)
-        shards = PlaneShards if stream.kind == "planes" else VolumeShards
-        self._run = Run(stream, shards(arrays, stream, depth), sequence)
-        self._notebook = Notebook(path, stream)
-        return self._run
+        if sequence is not None:
+            block = {"sequence": _described(sequence), **block}
+        self._saving = Saving(
+            path,
+            stream,
+            block,
+            self._way,
+            sequence,
+            is_open_ended=stream.unbounded or self._is_loose,
+        )
+        self._pyramid = self._saving.pyramid
+        if self._saving.is_open_ended:
+            self._log_room(stream)
+        return self._saving.run
 
     def _free_path(self, stream: Stream | None) -> Path:
         """Return where the store may go; refuse a path that is taken or too small."""
         path = paths.resolve(self._template)
         paths.refuse_existing(path, overwrite=self._overwrite)
+        is_ours = path == self._path and (self._saving or self._pyramid) is not None
+        if path.exists() and not is_ours:
+            StoreLock(path).release()  # nobody else is at it
+        refuse_beyond_memory(self._way.budget_bytes, f"{path} (budget_bytes)")
         if stream is not None:
-            compressed = self._codec != "none"
+            compressed = self._way.codec != "none"
             paths.refuse_too_small(path, n_bytes(stream), compressed=compressed)
         return path
 
+    def _log_room(self, stream: Stream) -> None:
+        """Tell how long a run may last whose length is not known."""
+        room, per_time = paths.room(self._path), n_bytes(stream) / stream.n_times
+        more = ", more if they compress well" if self._way.codec != "none" else ""
+        logger.info(
+            "%s: how many time points will come is not known; there is room for %d%s",
+            self._path,
+            room / per_time,
+            more,
+        )
+
     def _close(self) -> None:
-        run, self._run, self._notebook = self._run, None, None
-        self._summary = {}
-        if run is not None:
-            self._frames_written += run.flush()
+        saving, self._summary = self._saving, {}
+        if saving is not None:
+            try:
+                saving.close(is_whole=self.error is None)
+            finally:
+                self._frames_written = saving.n_written
+                self._pyramid = saving.pyramid
+                self._saving = None
+
+
+def _refuse_unknown(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        msg = f"{name} must be one of {', '.join(known)}, not {value!r}"
+        raise ValueError(msg)
+
+
+def _described(sequence: useq.MDASequence) -> dict[str, Any]:
+    """Return a sequence as plain JSON that makes an equal one."""
+    text = sequence.model_dump_json(exclude_defaults=True, fallback=str)
+    described: dict[str, Any] = json.loads(text)
+    return described

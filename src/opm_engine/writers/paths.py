@@ -84,8 +84,7 @@ def refuse_too_small(path: Path, n_bytes: int, *, compressed: bool) -> None:
     OSError
         ENOSPC, with the numbers.
     """
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    n_free = shutil.disk_usage(there).free
+    there, n_free = _disk(path)
     n_needed = n_bytes // COMPRESSION if compressed else n_bytes
     if n_needed <= n_free:
         return
@@ -99,7 +98,17 @@ def refuse_too_small(path: Path, n_bytes: int, *, compressed: bool) -> None:
         raise OSError(errno.ENOSPC, msg)
 
 
+def room(path: Path) -> int:
+    """Return how many bytes the disk of a path has left."""
+    return _disk(path)[1]
+
+
 def clear(path: Path) -> None:
     """Remove what :func:`refuse_existing` let pass."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def _disk(path: Path) -> tuple[Path, int]:
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    return there, shutil.disk_usage(there).free

@@ -6,23 +6,26 @@ nothing of runs or frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 from ome_zarr.axes import Axes
 from ome_zarr.format import format_from_version
 from zarr.codecs import BloscCodec
+from zarr.storage import MemoryStore
 
-from opm_engine.plan import Stream
+from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers import metadata
-from opm_engine.writers.shards import array_shapes
+from opm_engine.writers.layout import Layout
+from opm_engine.writers.node import NAME, read_node, write_node
+from opm_engine.writers.sink import Codec
 
 FORMAT = format_from_version(metadata.VERSION)
-
-Codec = Literal["lz4", "zstd", "none"]
 
 COMPRESSORS: dict[Codec, tuple[BloscCodec, ...]] = {
     "lz4": (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),),
@@ -31,14 +34,21 @@ COMPRESSORS: dict[Codec, tuple[BloscCodec, ...]] = {
 }
 """lz4 keeps up with a camera on one core; zstd is smaller and slower."""
 
+MAX_TIMES = 2**31 - 1
+"""More time points than any run has, where their number is not known."""
+
 
 def create_store(
-    path: Path, stream: Stream, block: Mapping[str, Any], depth: int, codec: Codec
-) -> list[zarr.Array[Any]]:
+    path: Path,
+    stream: Stream,
+    block: Mapping[str, Any],
+    layouts: Sequence[Layout],
+    codec: Codec,
+) -> list[Path]:
     """Create a store; parent folders too.
 
     One position: the image is the root. Several: images ``0``, ``1``, … under it, in
-    the bioformats2raw layout.
+    the bioformats2raw layout, and our block in full at the root.
 
     Parameters
     ----------
@@ -48,36 +58,107 @@ def create_store(
         What will be written.
     block : Mapping
         Our metadata block, plain JSON.
-    depth : int
-        Planes per shard; fewer where a position has fewer.
+    layouts : sequence of Layout
+        Of each position.
     codec : {"lz4", "zstd", "none"}
 
     Returns
     -------
-    list of zarr.Array
-        One array (t, c, z, y, x) per position.
+    list of Path
+        Folder of the array (t, c, z, y, x) of each position.
     """
-    images = [
-        metadata.image_attributes(block, stream, p)
-        for p in range(len(stream.positions))
-    ]
-    _check(images[0])
-    if len(images) == 1:
-        groups = [_create_group(path, images[0])]
-    else:
-        ome, series = metadata.collection(len(images))
-        _create_group(path, {"ome": ome})
+    n_images = len(stream.positions)
+    images = (metadata.image_attributes(block, stream, p) for p in range(n_images))
+    folders = [path]
+    if n_images > 1:
+        folders = [path / str(p) for p in range(n_images)]
+        ome, series = metadata.collection(n_images)
+        _create_group(path, {"ome": ome, BLOCK: metadata.run_block(block, stream)})
         _create_group(path / "OME", {"ome": series})
-        groups = [_create_group(path / str(p), image) for p, image in enumerate(images)]
-    return [
-        _create_array(group, shape, stream.dtype, depth, codec)
-        for group, shape in zip(groups, array_shapes(stream), strict=True)
-    ]
+    for number, (folder, image) in enumerate(zip(folders, images, strict=True)):
+        if not number:  # they differ in numbers alone
+            _check(image)
+        _create_group(folder, image)
+        array = folder / metadata.ARRAY
+        array.mkdir()
+        write_node(array, array_document(layouts[number], codec))
+    return [folder / metadata.ARRAY for folder in folders]
 
 
 def image_path(path: Path, stream: Stream, position: int) -> Path:
     """Return the group of one position's image."""
     return path if len(stream.positions) == 1 else path / str(position)
+
+
+@lru_cache(maxsize=16)
+def array_document(layout: Layout, codec: Codec) -> dict[str, Any]:
+    """Return what ``zarr.json`` of an array says; shared, so never change it.
+
+    zarr-python writes it, as it knows best what is valid.
+    """
+    memory: dict[str, Any] = {}
+    zarr.create_array(
+        MemoryStore(memory),
+        shape=layout.shape,
+        chunks=layout.chunk,
+        shards=layout.shard,
+        dtype=np.dtype(layout.dtype),
+        compressors=COMPRESSORS[codec],
+        chunk_key_encoding=FORMAT.chunk_key_encoding,
+        fill_value=0,
+        dimension_names=[axis["name"] for axis in metadata.AXES],
+    )
+    document: dict[str, Any] = json.loads(memory[NAME].to_bytes())
+    return document
+
+
+class Times:
+    """Length of the time axis of every array of a store, as its metadata tell it.
+
+    An array that grows has room for twice as many time points as it needs, so that its
+    metadata change seldom; `cut` ends that.
+
+    Parameters
+    ----------
+    arrays : sequence of Path
+        Folder of each.
+    n_times : int
+        Length that all have.
+    """
+
+    def __init__(self, arrays: Sequence[Path], n_times: int) -> None:
+        self._arrays = arrays
+        self._lengths = [n_times] * len(arrays)
+
+    def reach(self, position: int, t: int) -> None:
+        """Make room for time point ``t`` of a position.
+
+        Raises
+        ------
+        OSError
+            If the metadata cannot be written.
+        """
+        length = self._lengths[position]
+        if t >= length:
+            self._set(position, max(2 * length, t + 1))
+
+    def cut(self, n_times: int) -> None:
+        """Give every array this length.
+
+        Raises
+        ------
+        OSError
+            If the metadata cannot be written.
+        """
+        for position, length in enumerate(self._lengths):
+            if length != n_times:
+                self._set(position, n_times)
+
+    def _set(self, position: int, n_times: int) -> None:
+        document = read_node(self._arrays[position])
+        document["shape"][0] = n_times
+        write_node(self._arrays[position], document)
+        self._lengths[position] = n_times
 
 
 def _check(image: dict[str, Any]) -> None:
@@ -90,26 +171,7 @@ def _check(image: dict[str, Any]) -> None:
     FORMAT.validate_coordinate_transformations(len(axes), 1, transformations)
 
 
-def _create_group(path: Path, attributes: dict[str, Any]) -> zarr.Group:
-    return zarr.create_group(
-        str(path), zarr_format=FORMAT.zarr_format, attributes=attributes
-    )
-
-
-def _create_array(
-    group: zarr.Group, shape: tuple[int, ...], dtype: str, depth: int, codec: Codec
-) -> zarr.Array[Any]:
-    return group.create_array(
-        metadata.ARRAY,
-        shape=shape,
-        chunks=(1, 1, 1, *shape[3:]),
-        shards=(1, 1, min(depth, shape[2]), *shape[3:]),
-        dtype=np.dtype(dtype),
-        compressors=COMPRESSORS[codec],
-        chunk_key_encoding=FORMAT.chunk_key_encoding,
-        fill_value=0,
-        dimension_names=[axis["name"] for axis in metadata.AXES],
-        # Looking for empty planes would cost more than writing them, and a plane that
-        # is absent was never written.
-        config={"write_empty_chunks": True},
-    )
+def _create_group(path: Path, attributes: dict[str, Any]) -> None:
+    path.mkdir(parents=True)
+    group = {"zarr_format": FORMAT.zarr_format, "node_type": "group"}
+    write_node(path, {**group, "attributes": attributes})

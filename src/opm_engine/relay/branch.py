@@ -9,23 +9,33 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from opm_engine.relay.fitting import refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Policy = Literal["lossless", "latest"]
 
-CHECK = "checkSequence"
-"""The method with which a handler refuses a run before any handler has begun it."""
+CHECK: Final = "checkSequence"
+STARTED: Final = "sequenceStarted"
+FRAME: Final = "frameReady"
+SLAB: Final = "slabReady"
+PROJECTIONS: Final = "projectionsReady"
+NOTE: Final = "noteReady"
+FINISHED: Final = "sequenceFinished"
 
 _ARGUMENTS = {
     CHECK: 2,
-    "sequenceStarted": 2,
-    "frameReady": 3,
-    "noteReady": 1,
-    "sequenceFinished": 1,
+    STARTED: 2,
+    FRAME: 3,
+    SLAB: 4,
+    PROJECTIONS: 3,
+    NOTE: 1,
+    FINISHED: 1,
 }
+SEPARATOR = "/"
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +48,42 @@ class Branch:
     ----------
     handler : object
         Has at least one of ``sequenceStarted(sequence, summary)``,
-        ``frameReady(image, event, meta)``, ``noteReady(note)``,
+        ``frameReady(image, event, meta)``,
+        ``slabReady(slab, first_row, event, meta)``,
+        ``projectionsReady(projections, event, meta)``, ``noteReady(note)``,
         ``sequenceFinished(sequence)`` and ``checkSequence(sequence, summary)``; each
         may take fewer of these arguments. All of its calls come from one thread, but
-        for ``checkSequence``: it comes before all others, from the runner's thread,
-        raises if the handler cannot take the run, changes nothing and returns at once.
-        If the handler has ``raise_if_failed()``, as a relay has, that is called after
-        each other call.
+        for ``checkSequence``: it comes before all others, from the thread that starts
+        the run, raises if the handler cannot take the run, changes nothing and returns
+        at once. If the handler has ``raise_if_failed()``, as a relay has, that is
+        called after each other call.
+
+        Where volumes come, see `wants_of` for the form in which it gets them. If it has
+        ``takes``, a dict from fields of a `Stream` to what it takes, like ``{"kind":
+        "volumes", "dtype": ("uint8", "uint16")}``, a run that announces something else
+        is refused. If it has ``outputs``, relays among them belong to this relay's
+        tree; then, unless it says ``whole_volumes = False``, a ``latest`` branch
+        gives it all planes of a volume or none.
     policy : {"lossless", "latest"}
         ``lossless``: the acquisition waits for room. ``latest``: the newest frame
-        wins, older ones that still wait are dropped whole and counted.
+        wins, older ones that still wait are dropped whole and counted. Of volumes that
+        come in parts (slabs, or planes for such a handler) it gets all or nothing:
+        while parts wait, volumes that begin are skipped whole, all channels of a
+        position and time alike; of one that it has begun it gets the rest, however
+        much that is.
     name : str, optional
-        For errors and statistics; by default the handler's class.
+        For errors, statistics and lookup, without "/"; by default the handler's class.
     max_bytes : int, optional
-        Bytes of frames that may wait; one more frame may be in the handler's hands,
-        and a single larger one may wait alone. By default the relay's limit if
-        lossless, one frame if latest.
+        Bytes of frames that may wait here, beside the whole tree's limit; one more
+        frame may be in the handler's hands, and a single larger one may wait alone. By
+        default there is no further limit if lossless, one frame if latest.
 
     Raises
     ------
     TypeError
         If `handler` has none of the methods, or one that cannot be called so.
     ValueError
-        If `policy` or `max_bytes` makes no sense.
+        If `policy`, `name` or `max_bytes` makes no sense, or the handler's ``takes``.
     """
 
     handler: object
@@ -75,7 +98,11 @@ class Branch:
         if self.max_bytes is not None and self.max_bytes < 0:
             msg = f"max_bytes must not be negative, but is {self.max_bytes}"
             raise ValueError(msg)
+        if SEPARATOR in self.name:
+            msg = f"name must not contain {SEPARATOR!r}, but is {self.name!r}"
+            raise ValueError(msg)
         self.callbacks()
+        refuse_unknown(self.handler)
 
     def callbacks(self) -> dict[str, Callable[..., object]]:
         """Return the handler's methods by name, each taking the full arguments."""
@@ -98,25 +125,27 @@ def latest(handler: object, name: str = "", max_bytes: int | None = None) -> Bra
     return Branch(handler, "latest", name, max_bytes)
 
 
-@dataclass(frozen=True)
-class BranchStats:
-    """What one branch has done in this run, or did in the last.
+def wants_of(handler: object) -> frozenset[str]:
+    """Return in which forms a handler wants volumes.
 
-    At the end of a run ``received == handled + dropped``; before, the rest waits
-    (`backlog_frames`, `backlog_bytes`) or is in the handler's hands. Frames that
-    arrived after an error are dropped. `latency_ms` is the time from the last handled
-    frame's arrival until its handler returned.
+    What its attribute ``wants`` says; else, of the methods that it has, the first of
+    ``projectionsReady``, ``slabReady`` and ``frameReady``.
     """
+    wants: frozenset[str] | None = getattr(handler, "wants", None)
+    if wants is not None:
+        return wants
+    for name in (PROJECTIONS, SLAB, FRAME):
+        if callable(getattr(handler, name, None)):
+            return frozenset({name})
+    return frozenset()
 
-    name: str
-    policy: Policy
-    received: int
-    handled: int
-    dropped: int
-    backlog_frames: int
-    backlog_bytes: int
-    latency_ms: float
-    error: BaseException | None
+
+def needs_whole_volumes(handler: object) -> bool:
+    """Whether planes are of no use to a handler unless all of a volume come.
+
+    What its attribute ``whole_volumes`` says; else, whether it has outputs.
+    """
+    return bool(getattr(handler, "whole_volumes", hasattr(handler, "outputs")))
 
 
 def log_error(branch: Branch, error: BaseException, level: int) -> None:
@@ -124,8 +153,8 @@ def log_error(branch: Branch, error: BaseException, level: int) -> None:
     logger.log(level, "branch %r failed: %s", branch.name, error, exc_info=error)
 
 
-def settled(branches: tuple[object, ...], max_bytes: int) -> list[Branch]:
-    """Return handlers and branches as branches with unique names and a limit each.
+def settled(branches: tuple[object, ...]) -> list[Branch]:
+    """Return handlers and branches as branches with unique names.
 
     Raises
     ------
@@ -144,15 +173,13 @@ def settled(branches: tuple[object, ...], max_bytes: int) -> list[Branch]:
         if branch.name in names:
             msg = f"two branches are called {branch.name!r}"
             raise ValueError(msg)
-        limit = branch.max_bytes
-        if limit is None:
-            limit = max_bytes if branch.policy == "lossless" else 0
-        name = branch.name or _free_name(type(branch.handler).__name__, names)
-        known.append(replace(branch, name=name, max_bytes=limit))
+        name = branch.name or free_name(type(branch.handler).__name__, names)
+        known.append(replace(branch, name=name))
     return known
 
 
-def _free_name(base: str, taken: set[str]) -> str:
+def free_name(base: str, taken: set[str]) -> str:
+    """Return a name, with a number behind it if it is taken."""
     name, number = base, 1
     while name in taken:
         number += 1

@@ -1,0 +1,346 @@
+"""`AppendSink`: pixels to shards as fast as the disk takes them.
+
+Separate from the files (`open_shards`), the codecs (`encoding`) and the cutting
+(`pieces`), so that it holds nothing but the way between them::
+
+    put -> queue (bounded by bytes) -> encoders (1 or 2) -> one writer -> journal
+
+An encoder takes the oldest pieces and a free buffer together, so what the writer waits
+for always has one. Small pieces that wait anyway share a buffer and a write. The writer
+keeps the order in which items came. Knows no format.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from opm_engine.buffers import BufferPool
+from opm_engine.plan import Place
+from opm_engine.writers import pieces
+from opm_engine.writers.encoding import Bytes, encode_into, most_bytes
+from opm_engine.writers.layout import Layout
+from opm_engine.writers.open_shards import OpenShards
+from opm_engine.writers.pieces import Piece, ShardKey
+from opm_engine.writers.shard_file import DIRECT_BLOCK, tail_bytes
+from opm_engine.writers.sink import Codec, Journal
+
+N_ENCODERS: dict[Codec, int] = {"none": 1, "lz4": 2, "zstd": 2}
+"""Threads that encode, so that each codec keeps up with a fast disk."""
+
+SPARE_BUFFERS = 2
+"""Buffers beyond one per encoder: one being written, one waiting."""
+
+BATCH_BYTES = 2**20
+"""Size of a buffer, unless one piece is larger."""
+
+
+MAX_WAITING = 4096
+"""Pieces that wait, however small: as many are written within a fraction of 1 s."""
+
+
+class _Job(NamedTuple):
+    """A piece on its way.
+
+    Attributes
+    ----------
+    place : Place
+    piece : Piece
+    n_bytes : int
+        Of the budget, free again once this piece is encoded.
+    line : bytes, optional
+        For the journal, if the item is on disk with this piece.
+    """
+
+    place: Place
+    piece: Piece
+    n_bytes: int
+    line: bytes | None
+
+
+@dataclass(slots=True)
+class _Append:
+    """Chunks of one shard, encoded, from somewhere in a buffer on."""
+
+    data: Bytes
+    numbers: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What shares a buffer."""
+
+    buffer: Bytes
+    jobs: list[_Job]
+    appends: dict[tuple[int, ShardKey], _Append] = field(default_factory=dict)
+    lines: list[tuple[Place, bytes]] = field(default_factory=list)
+    is_encoded: bool = False
+
+
+class AppendSink:
+    """A `Sink` that appends to shards; see the module.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        The array's folder of each position.
+    layouts : sequence of Layout
+        Of each position.
+    codec : {"lz4", "zstd", "none"}
+    journal : Journal
+    block : int
+        As `shard_file.probe` returned it.
+    budget_bytes : int
+        Memory of all that waits, buffers included. One item is taken in any case.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        layouts: Sequence[Layout],
+        codec: Codec,
+        journal: Journal,
+        *,
+        block: int,
+        budget_bytes: int,
+    ) -> None:
+        self._layouts = layouts
+        self._codec: Codec = codec
+        self._journal = journal
+        self._block = block
+        self._shards = OpenShards(folders, layouts, block)
+        self._most_bytes = [_most_bytes(layout, block) for layout in layouts]
+        self._buffer_bytes = max(BATCH_BYTES, *self._most_bytes)
+        n_encoders = N_ENCODERS[codec]
+        pool = BufferPool(max_spare_bytes=0)
+        self._buffers = [
+            pool.take((self._buffer_bytes,), "uint8")
+            for _ in range(n_encoders + SPARE_BUFFERS)
+        ]
+        # A compressor returns its result in memory of its own.
+        n_buffers = len(self._buffers) + n_encoders * (codec != "none")
+        self._room_bytes = max(0, budget_bytes - n_buffers * self._buffer_bytes)
+        self._held_bytes = 0
+        self._acknowledged = 0
+        self._error: BaseException | None = None
+        self._is_closing = False
+        self._to_encode: deque[_Job] = deque()
+        self._to_write: deque[_Batch] = deque()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # to be encoded, or a buffer
+        self._encoded = threading.Condition(self._lock)  # to be written
+        self._room = threading.Condition(self._lock)  # for more, or all is written
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for work, name in [
+                (self._write_all, "shard-writer"),
+                *((self._encode_all, f"shard-encoder-{i}") for i in range(n_encoders)),
+            ]
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def acknowledged(self) -> int:
+        """Items on disk and in the journal; from any thread."""
+        return self._acknowledged
+
+    # ---- called by the owner ------------------------------------------------
+
+    def put(self, place: Place, item: npt.NDArray[Any], line: bytes) -> None:
+        """Write a plane (rows, columns) or a whole volume (Z, Y, X); see `Sink`."""
+        if item.ndim == 3:
+            self.put_slab(place, 0, item, line)
+            return
+        piece = pieces.of_plane(self._layouts[place.position], place, item)
+        self._queue([_Job(place, piece, item.nbytes, line)])
+
+    def put_slab(
+        self,
+        place: Place,
+        first_row: int,
+        slab: npt.NDArray[Any],
+        line: bytes | None = None,
+    ) -> None:
+        """Write rows of a volume (Z, rows, X); see `Sink`.
+
+        Raises
+        ------
+        OSError
+            If this or an earlier slab could not be written.
+        ValueError
+            If the rows do not begin and end where chunks do.
+        """
+        layout = self._layouts[place.position]
+        cut = pieces.of_slab(layout, place, first_row, slab)
+        jobs = [_Job(place, piece, 0, None) for piece in cut]
+        # All of them are views of one memory, free with the last.
+        jobs[-1] = jobs[-1]._replace(n_bytes=slab.nbytes, line=line)
+        self._queue(jobs)
+
+    def flush(self) -> None:
+        """Return when all that was put is on disk; see `Sink`."""
+        with self._lock:
+            while (self._to_encode or self._to_write) and self._error is None:
+                self._room.wait()
+        self._raise_if_failed()
+
+    def close(self) -> None:
+        """Write what can be written, and end; see `Sink`."""
+        with self._lock:
+            self._is_closing = True
+            self._wake_all()
+        for thread in self._threads:
+            thread.join()
+        self._buffers.clear()
+        self._raise_if_failed()
+
+    def _queue(self, jobs: list[_Job]) -> None:
+        n_bytes = sum(job.n_bytes for job in jobs)
+        with self._lock:
+            if self._is_closing:
+                msg = "this sink is closed"
+                raise ValueError(msg)
+            while self._error is None and not self._has_room(n_bytes):
+                self._room.wait()
+            if self._error is None:
+                self._held_bytes += n_bytes
+                self._to_encode.extend(jobs)
+                self._work.notify(len(jobs))
+        self._raise_if_failed()
+
+    def _has_room(self, n_bytes: int) -> bool:
+        fits = self._held_bytes + n_bytes <= self._room_bytes
+        return not self._held_bytes or (fits and len(self._to_encode) < MAX_WAITING)
+
+    def _raise_if_failed(self) -> None:
+        error = self._error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, error.filename) from error
+        if error is not None:
+            msg = f"the shards could not be written: {error}"
+            raise OSError(msg) from error
+
+    # ---- the threads --------------------------------------------------------
+
+    def _encode_all(self) -> None:
+        while (batch := self._next_to_encode()) is not None:
+            self._encode(batch)
+            n_bytes = sum(job.n_bytes for job in batch.jobs)
+            batch.jobs = []  # and with them the pixels
+            with self._lock:
+                batch.is_encoded = True
+                self._held_bytes -= n_bytes
+                self._room.notify_all()
+                self._encoded.notify()
+
+    def _encode(self, batch: _Batch) -> None:
+        shards: dict[tuple[int, ShardKey], list[_Job]] = {}
+        for job in batch.jobs:
+            shards.setdefault((job.place.position, job.piece.key), []).append(job)
+            if job.line is not None:
+                batch.lines.append((job.place, job.line))
+        at = 0
+        for shard, jobs in shards.items():
+            layout = self._layouts[shard[0]]
+            append = batch.appends[shard] = _Append(batch.buffer[at:])
+            used = 0
+            for job in jobs:
+                append.numbers += job.piece.numbers
+                for chunk in job.piece.chunks:
+                    size = encode_into(
+                        append.data[used:], chunk, layout.chunk[2:], self._codec
+                    )
+                    append.sizes.append(size)
+                    used += size
+            at += used + tail_bytes(layout.n_chunks, self._block)
+            at += -at % DIRECT_BLOCK
+
+    def _write_all(self) -> None:
+        try:
+            while (batch := self._next_to_write()) is not None:
+                self._write(batch)
+        finally:
+            self._shards.close()
+
+    def _write(self, batch: _Batch) -> None:
+        for shard, append in batch.appends.items():
+            self._shards.append(*shard, append.data, append.numbers, append.sizes)
+        for place, line in batch.lines:
+            self._journal.add(place, line)
+            self._acknowledged += 1
+        with self._lock:
+            self._buffers.append(batch.buffer)
+            if self._error is None:
+                self._to_write.popleft()
+            self._work.notify_all()
+            if not (self._to_write or self._to_encode):
+                self._room.notify_all()
+
+    def _next_to_encode(self) -> _Batch | None:
+        with self._lock:
+            while self._error is None:
+                if self._to_encode and self._buffers:
+                    batch = _Batch(self._buffers.pop(), self._take_jobs())
+                    self._to_write.append(batch)
+                    return batch
+                if self._is_closing and not self._to_encode:
+                    return None
+                self._work.wait()
+        return None
+
+    def _take_jobs(self) -> list[_Job]:
+        """Take what waits and fits in a buffer, whichever shards it belongs to."""
+        jobs: list[_Job] = []
+        room = self._buffer_bytes
+        while self._to_encode:
+            room -= self._most_bytes[self._to_encode[0].place.position]
+            if jobs and room < 0:
+                break
+            jobs.append(self._to_encode.popleft())
+        return jobs
+
+    def _next_to_write(self) -> _Batch | None:
+        with self._lock:
+            while self._error is None:
+                if self._to_write and self._to_write[0].is_encoded:
+                    return self._to_write[0]
+                if self._is_closing and not (self._to_write or self._to_encode):
+                    return None
+                self._encoded.wait()
+        return None
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a thread; what it meets is raised by the next call of the owner."""
+        try:
+            work()
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            self._fail(error)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            self._to_encode.clear()
+            self._to_write.clear()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for condition in (self._work, self._encoded, self._room):
+            condition.notify_all()
+
+
+def _most_bytes(layout: Layout, block: int) -> int:
+    """Bytes of a buffer that a piece needs at most, in a shard of its own."""
+    chunks = layout.chunks_per_piece * most_bytes(layout.chunk_bytes)
+    return chunks + tail_bytes(layout.n_chunks, block) + DIRECT_BLOCK

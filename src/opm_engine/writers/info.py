@@ -1,0 +1,122 @@
+"""`describe_store`: what a store holds, in one plain dict for people and programs.
+
+Separate from `inventory`, which counts; here is also told what was scanned and how it
+is stored. Reads files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opm_engine.writers import reading
+from opm_engine.writers.inventory import Inventory, inventory
+from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.node import read_attributes
+
+N_NAMED = 20
+"""Missing frames that are named; the others are only counted."""
+
+SCAN = ("angle_deg", "step_um", "pixel_size_um", "scan_direction", "bidirectional")
+
+
+def describe_store(store: str | Path) -> dict[str, Any]:
+    """Tell what a store holds and whether it is whole.
+
+    Parameters
+    ----------
+    store : str or Path
+
+    Returns
+    -------
+    dict
+        Plain JSON. ``frames_*`` count planes of a raw store and whole volumes of a
+        deskewed one, over all positions; ``missing`` names the first of those that are
+        not there. ``compression`` is pixels to bytes of shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    NotAStoreError
+        If it is no store of ours.
+    """
+    found = inventory(store)
+    return {
+        "store": str(store),
+        **_what(found),
+        **_how_scanned(reading.read_block(store)),
+        "frames_announced": found.announced,
+        "frames_present": found.frames_present,
+        "frames_missing": found.frames_missing,
+        "volumes_incomplete": sum(int(x.incomplete.sum()) for x in found.images),
+        "missing": list(islice(_missing(found), N_NAMED)),
+        "flags": _flags(found),
+        "is_whole": found.is_whole,
+        "needs_repair": found.needs_repair,
+        "levels": _n_levels(found.images[0].folder),
+        "n_bytes": found.n_bytes,
+        "compression": _compression(found),
+    }
+
+
+def _what(found: Inventory) -> dict[str, Any]:
+    first = found.images[0]
+    groups = [read_attributes(image.folder)["ome"] for image in found.images]
+    transformations = groups[0]["multiscales"][0]["datasets"][0]
+    scale = transformations["coordinateTransformations"][0]["scale"]
+    sizes = np.max([image.layout.shape for image in found.images], axis=0)
+    return {
+        "kind": found.kind,
+        "positions": [group["multiscales"][0].get("name", "") for group in groups],
+        "channels": [channel["label"] for channel in groups[0]["omero"]["channels"]],
+        "shape": dict(zip("tczyx", sizes.tolist(), strict=True)),
+        "dtype": first.layout.dtype,
+        "scale_um": dict(zip("zyx", scale[2:], strict=True)),
+        "codec": reading.codec_of(first.folder / ARRAY),
+    }
+
+
+def _how_scanned(block: dict[str, Any]) -> dict[str, Any]:
+    scan = {name: block[name] for name in SCAN if name in block}
+    if "settings" in block:
+        scan["mode"] = block["settings"]["mode"]
+    if "deskew" in block:
+        scan["deskew"] = block["deskew"]
+    return {"interval_s": block.get("stream", {}).get("interval_s"), "scan": scan}
+
+
+def _missing(found: Inventory) -> Iterator[str]:
+    """Name what is not there, position by position."""
+    if not found.frames_missing:
+        return
+    for position, image in enumerate(found.images):
+        for at in np.argwhere(~image.present).tolist():
+            t, c, *z = at
+            name = f"t={t}, p={position}, c={c}"
+            yield f"{name}, z={z[0]}" if z else name
+
+
+def _flags(found: Inventory) -> list[dict[str, Any]]:
+    flags = [
+        flag
+        for position in range(len(found.images))
+        for flag in reading.read_flags(found.store, position)
+    ]
+    return [{**flag.index, "message": flag.message} for flag in flags]
+
+
+def _n_levels(image: Path) -> int:
+    ome = read_attributes(image)["ome"]
+    return len(ome["multiscales"][0]["datasets"])
+
+
+def _compression(found: Inventory) -> float | None:
+    """Return bytes of all chunks over bytes of the shards; None without any."""
+    n_pixels = sum(int(x.chunks.sum()) * x.layout.chunk_bytes for x in found.images)
+    n_bytes = sum(image.n_bytes for image in found.images)
+    return round(n_pixels / n_bytes, 2) if n_bytes else None

@@ -1,0 +1,296 @@
+"""What a store holds, read from the indexes of its shards: pixels stay where they are.
+
+Separate because the command line tells it, and because repair and reprocessing begin
+with it. Reads files only; writes none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from opm_engine.writers import reading, shard_index
+from opm_engine.writers.journal import FRAMES
+from opm_engine.writers.layout import Layout
+from opm_engine.writers.metadata import ARRAY
+
+UNFINISHED = (".new", ".partial", ".__lock")
+"""Endings of files that have another name once they are complete."""
+
+Key = tuple[int, int, int, int, int]
+Bools = npt.NDArray[np.bool_]
+Kind = Literal["planes", "volumes"]
+
+
+class NotAStoreError(ValueError):
+    """What was named is no store of sharded images t, c, z, y, x."""
+
+
+class File(NamedTuple):
+    """A file somewhere in a store."""
+
+    path: Path
+    n_bytes: int
+
+
+class Shard(NamedTuple):
+    """A file of chunks: its place in the grid, where it lies, and its size."""
+
+    key: Key
+    path: Path
+    n_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInventory:
+    """What the image of one position holds.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the group.
+    kind : {"planes", "volumes"}
+    layout : Layout
+        As its metadata say.
+    chunks : (T, C, Z, Y) bool
+        Which chunks, counted along each axis, can be read. T is what the metadata say
+        or what is there, if that is more.
+    shards : tuple of Shard
+    torn : tuple of Shard
+        Those whose last index is not whole. Nothing in them can be read before repair.
+    journal_lines : int
+    """
+
+    folder: Path
+    kind: Kind
+    layout: Layout
+    chunks: Bools
+    shards: tuple[Shard, ...]
+    torn: tuple[Shard, ...]
+    journal_lines: int
+
+    @cached_property
+    def present(self) -> Bools:
+        """Which planes (T, C, Z), or whole volumes (T, C), can be read."""
+        axes = 3 if self.kind == "planes" else (2, 3)
+        return np.asarray(self.chunks.all(axis=axes))
+
+    @cached_property
+    def incomplete(self) -> Bools:
+        """Volumes (T, C) of which something, but not all, can be read."""
+        some = np.asarray(self.chunks.any(axis=(2, 3)))
+        return some & ~np.asarray(self.chunks.all(axis=(2, 3)))
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of its shards."""
+        return sum(shard.n_bytes for shard in self.shards)
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """What a store holds.
+
+    Attributes
+    ----------
+    store : Path
+    images : tuple of ImageInventory
+        One per position.
+    announced : int
+        Planes or volumes that it was made for, over all positions.
+    unfinished : tuple of Path
+        Files that were still being written.
+    n_bytes : int
+        Of all files.
+    """
+
+    store: Path
+    images: tuple[ImageInventory, ...]
+    announced: int
+    unfinished: tuple[Path, ...]
+    n_bytes: int
+
+    @property
+    def kind(self) -> Kind:
+        """What the images are made of."""
+        return self.images[0].kind
+
+    @property
+    def frames_present(self) -> int:
+        """Planes, or whole volumes, that can be read, over all positions."""
+        return sum(int(image.present.sum()) for image in self.images)
+
+    @property
+    def frames_missing(self) -> int:
+        """Planes or volumes that were announced and cannot be read."""
+        return max(0, self.announced - self.frames_present)
+
+    @property
+    def needs_repair(self) -> bool:
+        """Whether a writer was cut off in the middle of a file."""
+        return bool(self.unfinished) or any(image.torn for image in self.images)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was announced is there, and nothing is left to repair."""
+        return not self.frames_missing and not self.needs_repair
+
+
+def inventory(store: str | Path) -> Inventory:
+    """Take stock of a store, whole or not.
+
+    Parameters
+    ----------
+    store : str or Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    NotAStoreError
+        If it is no store of sharded images t, c, z, y, x.
+    """
+    store = Path(store)
+    block, folders, layouts = _described(store)
+    files = list(all_files(store))
+    shards = _shards(store, files)
+    images = tuple(
+        _image(folder, layout, _kind(block, layout), shards[folder / ARRAY])
+        for folder, layout in zip(folders, layouts, strict=True)
+    )
+    return Inventory(
+        store=store,
+        images=images,
+        announced=_announced(block, images),
+        unfinished=tuple(x.path for x in files if x.path.name.endswith(UNFINISHED)),
+        n_bytes=sum(file.n_bytes for file in files),
+    )
+
+
+def n_times_of(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int:
+    """Return how many time points a run had: those announced, and those that came.
+
+    Arrays may have room for more.
+    """
+    stream = block.get("stream", {})
+    announced = stream.get("n_times", max(len(image.chunks) for image in images))
+    came = (np.flatnonzero(x.chunks.any(axis=(1, 2, 3))) for x in images)
+    last = max(int(times[-1]) + 1 if times.size else 1 for times in came)
+    return last if stream.get("unbounded") else max(last, int(announced))
+
+
+def mark(
+    chunks: Bools, layout: Layout, key: Key, table: npt.NDArray[np.uint64]
+) -> None:
+    """Note in ``chunks`` (T, C, Z, Y) what the index of a shard says."""
+    per_z, per_y = layout.chunks_per_shard
+    t, c, z, y, _ = key
+    part = chunks[t, c, z * per_z : (z + 1) * per_z, y * per_y : (y + 1) * per_y]
+    there = (table[:, 0] != shard_index.ABSENT).reshape(per_z, per_y)
+    part[:] = there[: part.shape[0], : part.shape[1]]
+
+
+def all_files(folder: Path) -> Iterator[File]:
+    """Find every file below a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from all_files(Path(entry.path))
+            else:
+                yield File(Path(entry.path), entry.stat().st_size)
+
+
+def _described(store: Path) -> tuple[dict[str, Any], list[Path], list[Layout]]:
+    """Return the run's block, and folder and layout of each image."""
+    if not store.exists():
+        msg = f"there is no {store}"
+        raise FileNotFoundError(msg)
+    try:
+        described = (
+            reading.read_block(store),
+            reading.image_folders(store),
+            reading.layouts_of_store(store),
+        )
+    except (OSError, KeyError, ValueError) as error:
+        msg = f"{store} is no OME-Zarr that was written here: {error}"
+        raise NotAStoreError(msg) from error
+    if any(len(layout.shape) != 5 for layout in described[2]):
+        msg = f"{store} does not have the axes t, c, z, y, x"
+        raise NotAStoreError(msg)
+    return described
+
+
+def _kind(block: dict[str, Any], layout: Layout) -> Kind:
+    is_planes = layout.chunk[2:] == (1, *layout.shape[3:])
+    kind: Kind = "planes" if is_planes else "volumes"
+    return block.get("stream", {}).get("kind", kind)  # type: ignore[no-any-return]
+
+
+def _image(
+    folder: Path, layout: Layout, kind: Kind, shards: list[Shard]
+) -> ImageInventory:
+    n_times = max([layout.shape[0], *(shard.key[0] + 1 for shard in shards)])
+    n_z, n_y = (-(-layout.shape[i] // layout.chunk[i]) for i in (2, 3))
+    chunks = np.zeros((n_times, layout.shape[1], n_z, n_y), bool)
+    torn = []
+    for shard in shards:
+        try:
+            table = shard_index.read(shard.path, layout.n_chunks)
+        except ValueError:
+            torn.append(shard)
+        else:
+            mark(chunks, layout, shard.key, table)
+    return ImageInventory(
+        folder=folder,
+        kind=kind,
+        layout=layout,
+        chunks=chunks,
+        shards=tuple(shards),
+        torn=tuple(torn),
+        journal_lines=_count_lines(folder / ARRAY / FRAMES),
+    )
+
+
+def _shards(store: Path, files: Iterable[File]) -> dict[Path, list[Shard]]:
+    """Sort those files that are shards by the folder of their array."""
+    found = defaultdict(list)
+    for path, n_bytes in files:
+        parts = path.relative_to(store).parts
+        if parts[-6:-5] == ("c",) and all(part.isdecimal() for part in parts[-5:]):
+            t, c, z, y, x = map(int, parts[-5:])
+            array = store.joinpath(*parts[:-6])
+            found[array].append(Shard((t, c, z, y, x), path, n_bytes))
+    return found
+
+
+def _announced(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int:
+    """Return how many planes or volumes a store was made for.
+
+    A sequence that is no regular grid leaves holes in it, and says how many events it
+    has.
+    """
+    grid: int = n_times_of(block, images) * sum(x.present[0].size for x in images)
+    whole = (block.get("plan") or {}).get("whole")
+    if not whole:
+        return grid
+    n_frames: int = whole["n_events"] * block["stream"].get("n_cameras", 1)
+    if images[0].kind == "planes":
+        return n_frames
+    deepest: int = whole["geometry"]["n_planes"]
+    depths = {site.get("n_planes") or deepest for site in whole["positions"]}
+    return n_frames // deepest if depths == {deepest} else grid
+
+
+def _count_lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

@@ -1,0 +1,161 @@
+"""`Saving`: a store while it is written: its files, threads and lock.
+
+Separate from the handler, so that all that has to be closed is closed in one place,
+whatever failed. Knows nothing of how runs begin and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from opm_engine.plan import Stream
+from opm_engine.writers.journal import FrameJournal
+from opm_engine.writers.layout import (
+    SHARD_BYTES,
+    VOLUME_SHARD_BYTES,
+    array_shapes,
+    layouts,
+)
+from opm_engine.writers.lock import StoreLock
+from opm_engine.writers.notes import Notebook
+from opm_engine.writers.pyramid_thread import PyramidThread
+from opm_engine.writers.run import Run
+from opm_engine.writers.sink import Codec
+from opm_engine.writers.sinks import BUDGET_BYTES, Backend, open_sink
+from opm_engine.writers.store import MAX_TIMES, Times, create_store
+
+if TYPE_CHECKING:
+    import useq
+
+Pyramid = Literal["off", "live", "close"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a store is written; see `OMEZarrWriter`."""
+
+    codec: Codec = "lz4"
+    shard_bytes: int | None = None
+    pyramid: Pyramid = "off"
+    backend: Backend = "auto"
+    budget_bytes: int = BUDGET_BYTES
+
+
+class Saving:
+    """A store from its creation to its end.
+
+    Parameters
+    ----------
+    path : Path
+        Where nothing exists.
+    stream : Stream
+        What will come.
+    block : Mapping
+        Our metadata block, plain JSON.
+    way : Way
+    sequence : useq.MDASequence, optional
+        Whose stream it is; None if that is not known.
+    is_open_ended : bool
+        Whether time points beyond those of the stream are taken too.
+
+    Attributes
+    ----------
+    run : Run
+        Takes the items.
+    notebook : Notebook
+        Takes the notes.
+    pyramid : PyramidThread or None
+        If levels are built.
+
+    Raises
+    ------
+    OSError
+        If the store cannot be created.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stream: Stream,
+        block: Mapping[str, Any],
+        way: Way,
+        sequence: useq.MDASequence | None,
+        *,
+        is_open_ended: bool,
+    ) -> None:
+        planned = layouts(
+            stream,
+            way.shard_bytes or SHARD_BYTES,
+            way.shard_bytes or VOLUME_SHARD_BYTES,
+        )
+        arrays = create_store(path, stream, block, planned, way.codec)
+        self.pyramid: PyramidThread | None = None
+        self.is_open_ended = is_open_ended
+        self._path = path
+        self._way = way
+        self._n_items = [
+            shape[2] if stream.kind == "planes" else 1 for shape in array_shapes(stream)
+        ]
+        self._closing = ExitStack()  # the last that is pushed goes first
+        with ExitStack() as failed:
+            failed.callback(self._closing.close)
+            self._closing.callback(StoreLock(path).release)
+            times = None
+            if is_open_ended:
+                times = Times(arrays, stream.n_times)
+                least = 1 if stream.unbounded else stream.n_times
+                self._closing.callback(lambda: times.cut(max(least, self.run.n_times)))
+                planned = [
+                    replace(layout, shape=(MAX_TIMES, *layout.shape[1:]))
+                    for layout in planned
+                ]
+            if way.pyramid == "live":
+                self.pyramid = PyramidThread(path, self._n_items)
+            journal = FrameJournal(
+                arrays, self.pyramid.item if self.pyramid else lambda place: None
+            )
+            self._closing.callback(journal.close)
+            self._sink = open_sink(
+                arrays,
+                planned,
+                way.codec,
+                journal,
+                budget_bytes=way.budget_bytes,
+                backend=way.backend,
+            )
+            self._closing.callback(self._sink.close)
+            self.run = Run(stream, self._sink, journal, sequence, times)
+            self.notebook = Notebook(path, stream)
+            failed.pop_all()
+
+    @property
+    def n_written(self) -> int:
+        """Items on disk; from any thread."""
+        return self._sink.acknowledged
+
+    def close(self, *, is_whole: bool) -> None:
+        """Write what can be written, and let go of everything.
+
+        Parameters
+        ----------
+        is_whole : bool
+            Whether nothing failed, so that it is worth a pyramid.
+
+        Raises
+        ------
+        OSError
+            If something could not be written.
+        """
+        with ExitStack() as failed:
+            if self.pyramid is not None:
+                failed.callback(self.pyramid.abandon)
+            self._closing.close()
+            if is_whole:
+                failed.pop_all()
+        if is_whole and self._way.pyramid != "off":
+            self.pyramid = self.pyramid or PyramidThread(self._path, self._n_items)
+            self.pyramid.finish()

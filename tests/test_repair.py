@@ -1,0 +1,403 @@
+"""What a crash may leave, made by hand, and what repair makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+import pytest
+import useq
+import yaozarrs
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opm_engine import OMEZarrWriter
+from opm_engine.plan import Place, Stream
+from opm_engine.writers.info import describe_store
+from opm_engine.writers.inventory import NotAStoreError, inventory
+from opm_engine.writers.lock import StoreLock
+from opm_engine.writers.reading import read_frames
+from opm_engine.writers.repair import RepairReport, repair
+from writing import SEQUENCE, carrier, images, indices, item, send, stream_for
+
+PLANES = stream_for(t=2, p=2, c=2, z=6, shape=(24, 40))
+VOLUMES = stream_for(t=2, p=1, c=2, shape=(5, 70, 40))
+STREAMS = {"planes": PLANES, "volumes": VOLUMES}
+BACKENDS = ("append", "tensorstore")
+
+Stores = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    """Stores of each stream, whole, as each backend writes them."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def store(kind: str = "planes", backend: str = "append") -> Path:
+        if (kind, backend) not in made:
+            path = tmp_path_factory.mktemp("whole") / "x.ome.zarr"
+            writer = OMEZarrWriter(path, backend=backend, codec="lz4")
+            stream = STREAMS[kind]
+            writer.sequenceStarted(SEQUENCE, carrier(stream))
+            sent = indices(stream, "tpzc" if kind == "planes" else "tpc")
+            for number, at in enumerate(sent):
+                send(writer, stream, at, {"runner_time_ms": float(sum(at.values()))})
+                while backend == "append" and writer.frames_written <= number:
+                    time.sleep(1e-4)  # or it would be one write with the next
+            writer.sequenceFinished(SEQUENCE)
+            made[kind, backend] = path
+        return made[kind, backend]
+
+    return store
+
+
+def n_items(stream: Stream) -> int:
+    return len(indices(stream, "tpcz" if stream.kind == "planes" else "tpc"))
+
+
+def assert_sound(store: Path, stream: Stream, report: RepairReport) -> None:
+    """What is said to be there is there, pixel by pixel, and told of once."""
+    yaozarrs.validate_zarr_store(str(store))
+    told = set()
+    for position in range(len(stream.positions)):
+        for frame in read_frames(store, position):
+            place = stream.place(frame["index"])
+            assert place not in told
+            told.add(place)
+    arrays = [np.asarray(image["0"][:]) for image in images(store, stream)]
+    whole = set()
+    for at in indices(stream, "tpcz" if stream.kind == "planes" else "tpc"):
+        place = stream.place(at)
+        pixels = arrays[place.position][place.t, place.channel]
+        if stream.kind == "planes":
+            pixels = pixels[place.plane]
+        expected = item(stream, at)
+        if np.array_equal(pixels, expected):
+            whole.add(place)
+        else:
+            assert not pixels[pixels != expected].any(), f"{place} is torn"
+    assert whole == told
+    assert report.frames_present == len(whole)
+    assert report.frames_missing == n_items(stream) - len(whole)
+
+
+def assert_repeats(store: Path, report: RepairReport) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    again = repair(store)
+    assert again == RepairReport(**{**report.as_json(), "repaired": []})
+    assert before == {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+
+
+# ---- one thing wrong at a time -------------------------------------------------------
+
+
+def shards(store: Path) -> list[Path]:
+    return sorted(p for p in store.rglob("c/*/*/*/*/*") if p.is_file())
+
+
+def journal(store: Path) -> Path:
+    return min(store.rglob("frames.jsonl"))
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def cut(path: Path, n_bytes: int) -> None:
+    os.truncate(path, path.stat().st_size - n_bytes)
+
+
+def reserve(store: Path) -> None:
+    """As the appender does: room behind the end, which the size does not show."""
+    path = shards(store)[0]
+    size = path.stat().st_size
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, size + 2**20)
+        file.truncate(size)  # gives it back: only Linux's own call could keep it
+    _keep_size(path, size + 2**20)
+    assert path.stat().st_size == size
+    assert path.stat().st_blocks * 512 > size + 2**19
+
+
+def _keep_size(path: Path, n_bytes: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    with path.open("rb+") as file:
+        sizes = ctypes.c_int64(0), ctypes.c_int64(n_bytes)
+        assert libc.fallocate64(file.fileno(), 1, *sizes) == 0
+
+
+def drop_lines(store: Path) -> None:
+    path = journal(store)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+
+
+def nonsense_line(store: Path) -> None:
+    path = journal(store)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0" * 40 + b"\n", *lines[3:]]))
+
+
+def add_level(store: Path) -> None:
+    image = journal(store).parent.parent
+    shutil.copytree(image / "0", image / "1")
+
+
+class Fault(NamedTuple):
+    inject: Callable[[Path], object]
+    says: tuple[str, ...]
+    loses: bool = False
+    """Whether frames are lost with it."""
+    backends: tuple[str, ...] = BACKENDS
+    """Whose stores it can happen to."""
+
+
+APPENDED = ("append",)
+"""tensorstore gives a shard its name once it is whole."""
+
+
+FAULTS = {
+    "nothing": Fault(lambda store: None, ()),
+    "half-a-write": Fault(
+        lambda store: append(shards(store)[0], b"\x17" * 1000),
+        ("cut 1000 bytes",),
+        backends=APPENDED,
+    ),
+    "zeros-behind": Fault(
+        lambda store: append(shards(store)[-1], bytes(8192)),
+        ("cut 8192 bytes",),
+        backends=APPENDED,
+    ),
+    "a-write-cut-short": Fault(
+        lambda store: cut(shards(store)[0], 1),
+        ("0/c/0/0/0/0/0", "dropped"),
+        loses=True,
+        backends=APPENDED,
+    ),
+    "a-shard-of-garbage": Fault(
+        lambda store: shards(store)[0].write_bytes(b"x" * 5000),
+        ("renamed", "dropped"),
+        loses=True,
+    ),
+    "a-shard-of-nothing": Fault(
+        lambda store: shards(store)[0].write_bytes(b""),
+        ("it was empty", "dropped"),
+        loses=True,
+    ),
+    "a-shard-that-vanished": Fault(
+        lambda store: shards(store)[0].unlink(), ("dropped",), loses=True
+    ),
+    "an-unfinished-shard": Fault(
+        lambda store: append(shards(store)[0].with_name("0.partial"), b"x" * 99),
+        ("never finished",),
+    ),
+    "an-unfinished-key": Fault(
+        lambda store: append(shards(store)[0].with_name("0.__lock"), b"x" * 99),
+        ("never finished",),
+    ),
+    "unfinished-metadata": Fault(
+        lambda store: append(store / "zarr.a1b2.partial", b"{"), ("never finished",)
+    ),
+    "half-a-line": Fault(
+        lambda store: append(journal(store), b'{"index":{"t":'), ("torn line",)
+    ),
+    "lines-lost": Fault(drop_lines, ("added",)),
+    "no-journal": Fault(lambda store: journal(store).unlink(), ("added",)),
+    "nonsense-line": Fault(nonsense_line, ("dropped 1 lines", "added 1 lines")),
+    "unfinished-level": Fault(add_level, ("removed level 1",)),
+    "reserved": Fault(reserve, ("gave back",)),
+}
+
+
+CASES = [
+    (fault, kind, backend)
+    for fault, case in FAULTS.items()
+    for kind in STREAMS
+    for backend in case.backends
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "backend"), CASES)
+def test_repairs(
+    fault: str, kind: str, backend: str, stores: Stores, tmp_path: Path
+) -> None:
+    if fault == "reserved" and sys.platform != "linux":
+        pytest.skip("only Linux reserves room behind a file's end")
+    store = shutil.copytree(stores(kind, backend), tmp_path / "x.ome.zarr")
+    case, stream = FAULTS[fault], STREAMS[kind]
+    case.inject(store)
+    report = repair(store)
+    assert len(report.repaired) == len(case.says), report.repaired
+    for said, expected in zip(report.repaired, case.says, strict=True):
+        assert expected in said
+    assert (report.frames_missing > 0) == case.loses
+    assert_sound(store, stream, report)
+    assert_repeats(store, report)
+    found = describe_store(store)
+    assert found["is_whole"] != case.loses
+    assert not found["needs_repair"]
+    assert len(found["missing"]) == min(report.frames_missing, 20)
+
+
+def test_before_repair_it_is_told(stores: Stores, tmp_path: Path) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    append(shards(store)[0], b"\x17" * 1000)
+    found = inventory(store)
+    assert found.needs_repair
+    assert not found.is_whole
+    assert found.frames_missing == 6
+    assert [shard.path for shard in found.images[0].torn] == [shards(store)[0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_shard_cut_anywhere(
+    data: st.DataObject, stores: Stores, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Appends that end before the cut are there, each whole, and no others."""
+    whole = stores("planes")
+    store = shutil.copytree(whole, tmp_path_factory.mktemp("cut") / "x.ome.zarr")
+    path = shards(store)[0]
+    size = path.stat().st_size
+    left = data.draw(st.integers(0, size))
+    os.truncate(path, left)
+    report = repair(store)
+    assert_sound(store, PLANES, report)
+    held = [n for end, n in _states(whole) if end <= left]
+    assert n_items(PLANES) - report.frames_present == 6 - max(held, default=0)
+    shutil.rmtree(store)
+
+
+def _states(store: Path) -> list[tuple[int, int]]:
+    """Sizes that the first shard had, in between, and chunks that it held then."""
+    data, n_index = shards(store)[0].read_bytes(), 6 * 16 + 4
+    found = []
+    for end in range(n_index, len(data) + 1):
+        index, checksum = data[end - n_index : end - 4], data[end - 4 : end]
+        if google_crc32c.value(index) == int.from_bytes(checksum, "little"):
+            offsets = np.frombuffer(index, "<u8")[::2]
+            found.append((end, int((offsets != 2**64 - 1).sum())))
+    return found
+
+
+# ---- volumes that came in part -------------------------------------------------------
+
+
+def test_a_volume_cut_off(tmp_path: Path) -> None:
+    """Its slabs stay readable, but it counts as missing and is not told of."""
+    stream = VOLUMES.model_copy(update={"slab_rows": 32})
+    writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    at = {"t": 0, "p": 0, "c": 0}
+    send(writer, stream, at)
+    event = useq.MDAEvent(index={"t": 0, "p": 0, "c": 1})
+    volume = item(stream, {"t": 0, "p": 0, "c": 1})
+    writer.slabReady(volume[:, :32], 0, event, {})
+    writer.sequenceFinished(SEQUENCE)
+    report = repair(tmp_path / "x.ome.zarr")
+    assert (report.frames_present, report.frames_missing) == (1, 3)
+    assert report.volumes_incomplete == 1
+    assert report.repaired == []
+    array: Any = zarr.open_group(tmp_path / "x.ome.zarr", mode="r")["0"]
+    np.testing.assert_array_equal(array[0, 1, :, :32], volume[:, :32])
+    assert not array[0, 1, :, 32:].any()
+
+
+# ---- runs of unknown length ----------------------------------------------------------
+
+
+def test_time_points_are_those_that_came(stores: Stores, tmp_path: Path) -> None:
+    store = tmp_path / "x.ome.zarr"
+    stream = PLANES.model_copy(update={"unbounded": True})
+    writer = OMEZarrWriter(store)
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    sent = [
+        at | {"t": t}
+        for t in range(5)
+        for at in indices(stream, "tpzc")
+        if at["t"] == 0
+    ]
+    for at in sent:
+        send(writer, stream, at)
+    writer.sequenceFinished(SEQUENCE)
+    for array in store.glob("*/0/zarr.json"):
+        document = json.loads(array.read_text())
+        assert document["shape"][0] == 5
+        document["shape"][0] = 8  # room for more, as while it ran
+        array.write_text(json.dumps(document))
+    assert inventory(store).frames_missing == 0
+    report = repair(store)
+    assert report.repaired == ["set the number of time points to 5"]
+    assert report.frames_present == len(sent)
+    assert report.frames_missing == 0
+    assert_repeats(store, report)
+    found = {a.shape[0] for g in images(store, stream) for _, a in g.arrays()}
+    assert found == {5}
+
+
+# ---- what is refused -----------------------------------------------------------------
+
+
+def test_a_store_that_is_being_written(tmp_path: Path) -> None:
+    store = tmp_path / "x.ome.zarr"
+    writer = OMEZarrWriter(store)
+    writer.sequenceStarted(SEQUENCE, carrier(PLANES))
+    send(writer, PLANES, {"t": 0, "p": 0, "c": 0, "z": 0})
+    with pytest.raises(BlockingIOError, match="is being written"):
+        repair(store)
+    writer.sequenceFinished(SEQUENCE)
+    assert repair(store).frames_present == 1
+
+
+def test_one_at_a_time(stores: Stores) -> None:
+    held, refused = StoreLock(stores()), pytest.raises(BlockingIOError, match="written")
+    with held, refused:
+        StoreLock(stores())
+    StoreLock(stores()).release()
+
+
+def _no_shards(path: Path) -> None:
+    group = zarr.create_group(path, attributes={"ome": {"version": "0.5"}})
+    group.create_array("0", shape=(1, 1, 1, 2, 2), dtype="uint16")
+
+
+def _no_array(path: Path) -> None:
+    zarr.create_group(path)
+
+
+NOT_STORES = {
+    "nothing": (lambda path: None, FileNotFoundError),
+    "a-folder": (Path.mkdir, NotAStoreError),
+    "a-file": (Path.touch, NotAStoreError),
+    "no-array": (_no_array, NotAStoreError),
+    "no-shards": (_no_shards, NotAStoreError),
+}
+
+
+@pytest.mark.parametrize("what", NOT_STORES)
+def test_not_a_store(what: str, tmp_path: Path) -> None:
+    make, error = NOT_STORES[what]
+    make(tmp_path / "x.ome.zarr")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=r"x\.ome\.zarr"):
+        repair(tmp_path / "x.ome.zarr")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_places_of_the_journal_are_those_of_the_stream(stores: Stores) -> None:
+    """The check above would pass if nothing were told at all."""
+    frames = list(read_frames(stores("planes"), 1))
+    assert len(frames) == n_items(PLANES) // 2
+    assert PLANES.place(frames[0]["index"]) == Place(0, 1, 0, 0)

@@ -37,16 +37,13 @@ from at_once.disk import PROBE_BYTES, file_system, refuse_too_small, write_mb_s
 from at_once.rates import Search, Step, rates_hz
 from at_once.trial import Trial, run
 from at_once.watch import Outcome
-from noise_camera import entropy_limit, noise
+from noise_camera import N_FRAMES, entropy_limit, noise
 
 SHORT = 1 / 3
 """Of the seconds: how long a trial lasts that only finds the neighbourhood."""
 
 FRAMES, OUTCOME = "frames.npy", "outcome.json"
-SQUEEZED = {"none": 1.0, "lz4": 2.0}
-"""By how much the codec shrinks the frames at least."""
-
-VOLUME_BYTES = 1.5
+VOLUME_BYTES = 1.6
 """Of a compressed volume over its compressed planes, at most: it has twice as many
 voxels, but they are smoother, and dark outside the scan."""
 
@@ -100,14 +97,12 @@ class Options:
         """Disk that the largest trial takes, beside the frames and the probe."""
         most = 0.0
         for name in self.only:
-            step = Step(self.highest_hz(name), is_full=True)
-            n_frames = self.trial(name, step).n_volumes * self.planes
             contender = CONTENDERS[name]
-            share = (1 + VOLUME_BYTES * contender.saves_volumes) / SQUEEZED[
-                contender.codec
-            ]
-            most = max(most, n_frames * self.frame_mb * 1e6 * share)
-        return int(most + 64 * self.frame_mb * 1e6 + PROBE_BYTES)
+            step = Step(self.highest_hz(name), is_full=True)
+            frames = self.trial(name, step).n_volumes * self.planes
+            share = 1 + VOLUME_BYTES * contender.saves_volumes
+            most = max(most, frames * share / contender.squeezes)
+        return int((most + N_FRAMES) * self.frame_mb * 1e6) + PROBE_BYTES
 
 
 ENDING = signal.SIGINT, signal.SIGTERM

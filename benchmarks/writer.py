@@ -40,7 +40,7 @@ from noise_camera import Frames, noise
 
 from opm_engine.buffers import BufferPool
 from opm_engine.plan import ChannelInfo, Place, PositionInfo, Stream
-from opm_engine.writers import shard_file
+from opm_engine.writers import shard_file, sinks
 from opm_engine.writers.layout import layouts
 from opm_engine.writers.node import write_node
 from opm_engine.writers.sink import Codec, Sink
@@ -57,6 +57,8 @@ PLANES = 100
 PACE = 0.7
 SLOWDOWN = 10
 BUDGET_BYTES = 2**27
+"""Where memory is measured."""
+
 PACED: tuple[Codec, ...] = ("none", "lz4")
 LINE = b'{"index": {"t": 0, "c": 0, "z": 0}, "runner_time_ms": 123.456}\n'
 
@@ -168,7 +170,7 @@ def sink_for(
     size: tuple[int, int],
     codec: Codec,
     backend: Backend = "auto",
-    budget_bytes: int = BUDGET_BYTES,
+    budget_bytes: int = sinks.BUDGET_BYTES,
 ) -> Sink:
     """A new array of so many frames, and the way into it."""
     columns, rows = size
@@ -270,7 +272,7 @@ def memory(scene: Scene, codec: Codec) -> dict[str, float]:
     pool = BufferPool()
     process = psutil.Process()
     with new_folder(scene) as folder, slow_disk():
-        sink = sink_for(folder, scene.n_frames, SIZE, codec)
+        sink = sink_for(folder, scene.n_frames, SIZE, codec, budget_bytes=BUDGET_BYTES)
         before = most = process.memory_info().rss
         for i in range(scene.n_frames):
             frame = pool.take(scene.frames[0].shape, "uint16")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
 import useq
 
+from opm_engine.buffers import BufferPool
 from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
 from opm_engine.processing import Deskew, deskew
@@ -30,6 +32,25 @@ def noise(seed: int, geometry: Geometry = GEOMETRY) -> np.ndarray:
 
 def whole(stack: np.ndarray, **arguments) -> np.ndarray:
     return deskew(stack, angle_deg=30, step_um=0.4, pixel_size_um=0.2, **arguments)
+
+
+class Dirty(BufferPool):
+    """A pool whose memory was used before, and that knows how much is out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_bytes = self.most_bytes = 0
+
+    def take(self, shape, dtype):
+        array = super().take(shape, dtype)
+        array.view(np.uint8).fill(0xA5)
+        self.out_bytes += array.nbytes
+        self.most_bytes = max(self.most_bytes, self.out_bytes)
+        weakref.finalize(array.base, self._came_back, array.nbytes)
+        return array
+
+    def _came_back(self, n_bytes: int) -> None:
+        self.out_bytes -= n_bytes
 
 
 class Recorder:

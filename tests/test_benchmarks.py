@@ -19,9 +19,9 @@ RATES = {
 }
 
 
-def run(*options: str) -> str:
+def run(*options: str, script: str = "engine") -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/engine.py"), *options],
+        [sys.executable, str(ROOT / f"benchmarks/{script}.py"), *options],
         capture_output=True,
         text=True,
         check=False,
@@ -58,4 +58,26 @@ def test_engine_prints_one_json_object() -> None:
 def test_engine_prints_a_table() -> None:
     text = run("--repeats", "1", "--frames", "10")
     for words in ("ours over bare", "stock_direct", "start of 100000 planes"):
+        assert words in text
+
+
+def test_deskew_prints_one_json_object() -> None:
+    found = json.loads(run("--json", "--quick", "--repeats", "2", script="deskew"))
+    assert found["volume"] == [32, 135, 100]
+    assert found["moved_mb"] == 2 * (24 * 64 * 100 + 32 * 135 * 100) / 1e6
+    assert {"copy", "scipy"} <= found["median_ms"].keys()
+    assert found["absent"].keys().isdisjoint(found["median_ms"])
+    for name in ("streaming", "projections", "volume", "volume_projections"):
+        figures = {"of_copy_bound", "over_scipy", "input_gb_per_s"}
+        assert figures <= found["ratios"][name].keys()
+        assert found["latency"][name]["max_ms"] >= found["latency"][name]["median_ms"]
+    assert found["stall"]["max_ms"] > 0
+    numbers = [x for x in leaves(found) if isinstance(x, float)]
+    assert all(math.isfinite(number) and number > 0 for number in numbers)
+
+
+@pytest.mark.slow
+def test_deskew_prints_a_table() -> None:
+    text = run("--quick", "--repeats", "2", script="deskew")
+    for words in ("of_copy_bound", "after the last plane", "another thread"):
         assert words in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +20,11 @@ import tomli_w
 import yaozarrs
 from rich.console import Console
 
-from opm_engine import Microscope, cli
+from opm_engine import Microscope, cli, open_microscope
 from opm_engine.config import template
 from opm_engine.demo import run_demo
 from opm_engine.simulation.board_status import board_status
+from opm_engine.writers.lock import StoreLock
 from sequences import scan
 from twins import microscope, read
 
@@ -96,7 +99,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_demo(tmp_path: Path) -> None:
-    report = reported("demo", "--volumes", 1, "--out", "out", cwd=tmp_path)
+    words = "--volumes", 1, "--out", "out", "--progress-file", "progress.jsonl"
+    report = reported("demo", *words, cwd=tmp_path)
     out = tmp_path / "out"
     assert report == json.loads((out / "report.json").read_text())
     assert report["frames_asked"] == report["frames_popped"] == 404
@@ -112,6 +116,17 @@ def test_demo(tmp_path: Path) -> None:
     assert truth.shape == deskewed.shape
     valid = deskewed[0, 0] > 0
     assert np.corrcoef(truth[0, 0][valid], deskewed[0, 0][valid])[0, 1] > 0.95
+    told = [
+        json.loads(line)["acknowledged"]
+        for line in (tmp_path / "progress.jsonl").read_text().splitlines()
+    ]
+    assert (told[0], told[-1]) == (0, 404)
+    assert told == sorted(told)
+    assert len(set(told)) > 5
+    assert report["frames_acknowledged"] == 404
+    assert set(report["branches"]) == {
+        *("meter", "raw", "deskew", "deskew/deskewed", "deskew/projections"),
+    }
     with pytest.raises(FileExistsError, match="already holds"):
         run_demo(out)
 
@@ -174,6 +189,23 @@ ERRORS = {
         *("simulate-daq", "--address", "127.0.0.1:0"),
         *("--product", "PCIe-9999"),
     ),
+    "no-progress-file": (
+        *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"),
+        *("--progress-file", "none/progress.jsonl"),
+    ),
+    "no-such-codec": (
+        *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"),
+        *("--codec", "gzip"),
+    ),
+    "info-on-nothing": ("info", "none.ome.zarr"),
+    "info-on-no-store": ("info", "."),
+    "repair-nothing": ("repair", "none.ome.zarr"),
+    "repair-no-store": ("repair", "scan.yaml"),
+    "deskew-nothing": ("deskew", "none.ome.zarr", "--out", "out.ome.zarr"),
+    "deskew-no-size": (
+        *("deskew", "none.ome.zarr", "--out", "out.ome.zarr"),
+        *("--voxel-size", "1,2,3"),
+    ),
     "nobody-there": ("simulate-daq", "--address", "127.0.0.1:9", "--status"),
 }
 
@@ -221,9 +253,21 @@ def test_debug_shows_where(small: Path) -> None:
 
 
 HELP = {
-    "": ("demo", "init", "run", "check", "calibrate", "simulate-daq", "--debug"),
-    "demo": ("--out", "--volumes", "--json", "--daq-address"),
-    "run": ("SEQUENCE.yaml", "--microscope", "--out", "--daq-address"),
+    "": (
+        *("demo", "init", "run", "check", "calibrate", "simulate-daq", "--debug"),
+        *("deskew", "info", "repair"),
+    ),
+    "demo": ("--out", "--volumes", "--json", "--daq-address", "--progress-file"),
+    "run": (
+        *("SEQUENCE.yaml", "--microscope", "--out", "--daq-address"),
+        *("--progress-file", "--codec"),
+    ),
+    "deskew": (
+        *("RAW.ome.zarr", "--out", "--voxel-size", "--z-bin", "--interpolation"),
+        *("--missing", "--correction", "--jobs", "--memory", "--codec", "--json"),
+    ),
+    "info": ("X.ome.zarr", "--json"),
+    "repair": ("X.ome.zarr", "--json"),
     "init": ("M.toml", "--overwrite"),
     "check": ("M.toml", "--sequence", "--run-camera", "--json", "--daq-address"),
     "calibrate": ("M.toml", "--laser", "Lights the", "--daq-address"),
@@ -265,6 +309,92 @@ def test_signals(how: str, small: Path) -> None:
     assert "Traceback" not in stderr
     assert "FATAL" not in stderr
     assert read(small / "out" / "raw.ome.zarr")[0].any()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a small run left."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with open_microscope(microscope()) as scope:
+        scope.acquire(scan(), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def torn(recorded: Path, small: Path) -> Path:
+    """The raw store of a run that was cut off in its last shard."""
+    store = shutil.copytree(recorded / "raw.ome.zarr", small / "raw.ome.zarr")
+    last = max(p for p in store.rglob("c/*/*/*/*/*") if p.is_file())
+    os.truncate(last, last.stat().st_size - 100)
+    return store
+
+
+def test_info(here: Here, recorded: Path) -> None:
+    status, stdout, _ = here("info", str(recorded / "raw.ome.zarr"), "--json")
+    assert status == 0
+    found = json.loads(stdout)
+    assert found["kind"] == "planes"
+    assert found["channels"] == ["488", "561"]
+    assert found["shape"] == {"t": 1, "c": 2, "z": 5, "y": 208, "x": 32}
+    assert found["scale_um"] == {"z": 0.5, "y": 0.115, "x": 0.115}
+    assert (found["codec"], found["dtype"]) == ("lz4", "uint16")
+    assert found["scan"]["mode"] == "galvo"
+    assert (found["frames_present"], found["frames_missing"]) == (10, 0)
+    assert (found["is_whole"], found["missing"], found["flags"]) == (True, [], [])
+    assert found["n_bytes"] > 10_000
+    assert found["levels"] == 1
+    status, stdout, _ = here("info", str(recorded / "deskewed.ome.zarr"))
+    assert status == 0
+    assert "volumes" in stdout
+    assert "is_whole" in stdout
+
+
+def test_repair(here: Here, torn: Path) -> None:
+    _, stdout, _ = here("info", str(torn), "--json")
+    before = json.loads(stdout)
+    assert (before["is_whole"], before["needs_repair"]) == (False, True)
+    status, stdout, _ = here("repair", str(torn), "--json")
+    report = json.loads(stdout)
+    assert status == 0, "frames are missing, but the store is readable"
+    assert report["frames_present"] == 10 - report["frames_missing"] < 10
+    assert report["repaired"]
+    status, stdout, _ = here("repair", str(torn), "--json")
+    assert (status, json.loads(stdout)) == (0, {**report, "repaired": []})
+    _, stdout, _ = here("info", str(torn), "--json")
+    after = json.loads(stdout)
+    assert (after["is_whole"], after["needs_repair"]) == (False, False)
+    assert len(after["missing"]) == report["frames_missing"]
+    assert read(torn).any()
+
+
+def test_repair_leaves_a_run_alone(here: Here, recorded: Path) -> None:
+    with StoreLock(recorded / "raw.ome.zarr"):
+        status, _, stderr = here("repair", str(recorded / "raw.ome.zarr"))
+    assert status == 1
+    assert "is being written" in stderr
+
+
+@pytest.mark.slow
+def test_deskew(recorded: Path, tmp_path: Path) -> None:
+    """The same voxels as live, from a process as users start it."""
+    live = read(recorded / "deskewed.ome.zarr")
+    words = "deskew", recorded / "raw.ome.zarr", "--out", "d.ome.zarr"
+    report = reported(*words, "--jobs", 2, "--memory", 1, cwd=tmp_path)
+    assert (report["volumes"], report["shards_found"]) == (2, 0)
+    np.testing.assert_array_equal(read(tmp_path / "d.ome.zarr"), live)
+    again = opm_engine(*words, cwd=tmp_path)
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    binned = reported(
+        *(*words[:3], "b.ome.zarr", "--voxel-size", "0.2,0.3", "--z-bin", 2),
+        *("--interpolation", "orthogonal", "--missing", "interpolate"),
+        *("--correction", "camera", "--codec", "zstd"),
+        cwd=tmp_path,
+    )
+    assert binned["volumes"] == 2
+    found = reported("info", "b.ome.zarr", cwd=tmp_path)
+    assert found["codec"] == "zstd"
+    assert found["scale_um"] == {"z": 0.4, "y": 0.3, "x": 0.115}
 
 
 LASER_LINES = "port0/line0", "port0/line1"

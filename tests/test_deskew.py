@@ -212,6 +212,11 @@ def test_refuses_what_no_memory_holds(nonsense: dict[str, float]) -> None:
         volume_shape(STACK.shape, **SCAN | nonsense)
 
 
+def test_refuses_what_this_memory_does_not_hold() -> None:
+    with pytest.raises(MemoryError, match=r"the volume needs .* GB of memory, .* GB"):
+        deskew(STACK, **SCAN | {"voxel_size_um": (0.25, 2e-10)})
+
+
 def test_refuses_to_write_over_its_input() -> None:
     memory = np.ones(STACK.size + math.prod(SHAPE), np.uint16)
     stack = memory[: STACK.size].reshape(STACK.shape)

@@ -8,9 +8,9 @@ import useq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deskewing import GEOMETRY, Recorder, noise, sequence_of, summary_with
+from deskewing import GEOMETRY, Dirty, Recorder, noise, sequence_of, summary_with
 from oblique import binned, reference
-from opm_engine.processing import Correction, Deskew
+from opm_engine.processing import Correction, Deskew, memory
 from opm_engine.processing.volume import Finished, Gap
 
 N_PLANES = 8
@@ -22,7 +22,10 @@ def played(stack, lost: set[int], direction: int = 1, **options):
     geometry = SCAN.model_copy(update={"scan_direction": direction})
     output = Recorder()
     handler = Deskew([output], **options)
-    handler.sequenceStarted(sequence_of(), summary_with(geometry, n_planes=N_PLANES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "BufferPool", lambda n_bytes: Dirty())
+        summary = summary_with(geometry, n_planes=N_PLANES)
+        handler.sequenceStarted(sequence_of(), summary)
     for z, plane in enumerate(stack):
         if z not in lost:
             event = useq.MDAEvent(index={"t": 1, "c": 1, "z": z})
@@ -95,6 +98,24 @@ def test_what_lacks_its_last_planes_is_not_made_up() -> None:
     assert output.calls == ["started", "finished"]
     assert handler.incomplete == ({"t": 1, "c": 1},)
     assert handler.gaps == (Gap({"t": 1, "c": 1}, (3,)),)
+
+
+def test_volumes_that_stay_behind_are_given_up() -> None:
+    """Each loses its last plane: they may not pile up until the end of a run."""
+    handler = Deskew()
+    sequence = sequence_of().replace(time_plan={"interval": 0, "loops": 20})
+    summary = summary_with(SCAN, n_planes=N_PLANES, n_times=20)
+    handler.sequenceStarted(sequence, summary)
+    for t, z, c in np.ndindex(20, N_PLANES - 1, 2):
+        event = useq.MDAEvent(index={"t": t, "p": 0, "c": c, "z": z})
+        handler.frameReady(noise(6, SCAN)[z], event, {})
+        assert len(handler._open) <= 4
+    assert handler.incomplete[:2] == (
+        {"t": 0, "p": 0, "c": 0},
+        {"t": 0, "p": 0, "c": 1},
+    )
+    handler.sequenceFinished(sequence)
+    assert len(handler.incomplete) == 40
 
 
 def test_a_refused_plane_leaves_the_gap_open() -> None:

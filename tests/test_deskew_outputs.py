@@ -181,15 +181,19 @@ def test_without_a_wish_the_first_form_counts() -> None:
 
 
 def test_flags_and_planes_are_told_with_the_last_slab() -> None:
+    """Several slabs end with the last plane, but only one is the last."""
     output = SlabRecorder()
-    handler = Deskew([output])
+    handler = Deskew([output], voxel_size_um=(0.2, 0.02))
     handler.sequenceStarted(LONG_SEQUENCE, long_summary())
     for z, plane in enumerate(noise(1, LONG)):
         if z == 10:
             handler.noteReady(Flag({"t": 0, "p": 0, "z": 9}, "an edge too many"))
         if z not in (3, 4):
-            handler.frameReady(plane, useq.MDAEvent(index={"z": z, "c": 1}), {})
-    *_, (_, _, meta) = output.slabs[0, 0, 1]
+            event = useq.MDAEvent(index={"z": z, "c": 1})
+            handler.frameReady(plane, event, {"number": z})
+    *others, (_, _, meta) = output.slabs[0, 0, 1]
+    assert [other["number"] for _, _, other in others].count(59) > 1
+    assert not any("deskew" in other["extra"] for _, _, other in others)
     assert meta["extra"]["deskew"]["flags"] == ["an edge too many"]
     assert meta["extra"]["deskew"]["missing_planes"] == [3, 4]
 

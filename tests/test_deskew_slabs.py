@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import math
-import weakref
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deskewing import noise
-from opm_engine.buffers import BufferPool
+from deskewing import Dirty, noise
 from opm_engine.geometry import Geometry
 from opm_engine.processing import Correction, Deskewer, taps
-
-
-class Dirty(BufferPool):
-    """A pool whose memory was used before, and that knows how much is out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.out_bytes = self.most_bytes = 0
-
-    def take(self, shape, dtype):
-        array = super().take(shape, dtype)
-        array.view(np.uint8).fill(0xA5)
-        self.out_bytes += array.nbytes
-        self.most_bytes = max(self.most_bytes, self.out_bytes)
-        weakref.finalize(array.base, self._came_back, array.nbytes)
-        return array
-
-    def _came_back(self, n_bytes: int) -> None:
-        self.out_bytes -= n_bytes
 
 
 @st.composite

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from opm_engine.pipeline import STAGES, build, plain
@@ -13,6 +14,8 @@ from opm_engine.processing import Deskew, Projections
 from opm_engine.relay import ThreadRelay
 from opm_engine.writers import OMEZarrWriter
 from relaying import N_FRAMES, Recorder, Stage, connected_run, make_runner
+from sequences import scan
+from twins import Ruler, opened, read
 
 ISSUED: list[Any] = [
     ("writer", {"path": "raw.ome.zarr"}),
@@ -151,3 +154,38 @@ def test_refuses(description, error, phrases):
 def test_what_is_not_plain_is_named():
     with pytest.raises(TypeError, match=r"\[0\] 'deskew', option 'geometry'"):
         plain([("deskew", {"geometry": object()})])
+
+
+def test_described_tree_saves_the_same_voxels_as_a_chain(tmp_path):
+    chain = ThreadRelay(
+        Deskew(outputs=[OMEZarrWriter(tmp_path / "chain.ome.zarr")]),
+    )
+    tree = build(
+        through_json(
+            [
+                ("writer", {"path": tmp_path / "raw.ome.zarr"}),
+                (
+                    "deskew",
+                    [
+                        ("writer", {"path": tmp_path / "tree.ome.zarr"}),
+                        ("projections", {"policy": "latest", "max_bytes": 2**20}),
+                    ],
+                ),
+            ]
+        )
+    )
+    volumes = tree.outlet("deskew")
+    with opened(Ruler()) as scope, chain.connected(scope.core.mda):
+        with tree.connected(scope.core.mda):
+            scope.core.mda.run(scan(time_plan={"interval": 0, "loops": 2}))
+        items = list(volumes.items())
+    saved = [read(tmp_path / f"{name}.ome.zarr") for name in ("chain", "tree")]
+    assert saved[0].any()
+    np.testing.assert_array_equal(*saved)
+    assert len(items) == saved[0].shape[0] * saved[0].shape[1]
+    for image, event, _ in items:
+        index = event.index
+        np.testing.assert_array_equal(image, saved[0][index["t"], index["c"]])
+    assert {stats.dropped for stats in tree.stats} == {0}
+    n_projected = len(tree.stage("projections").latest)
+    assert n_projected == saved[0].shape[1]

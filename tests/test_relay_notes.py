@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import useq
 
-from opm_engine.relay.waiting import MAX_NOTES
 from opm_engine.plan import Flag
 from opm_engine.relay import ThreadRelay, latest
+from opm_engine.relay.waiting import MAX_NOTES
 from relaying import (
     FRAME_BYTES,
     N_FRAMES,

@@ -118,11 +118,13 @@ def test_one_scope_serves_many_runs(stored: Path) -> None:
     assert seen.started == seen.finished == 2
 
 
-def test_the_stock_sink_takes_it_too(stored: Path, tmp_path: Path) -> None:
-    with opened_replay(stored) as scope:
+def test_the_stock_sink_leaves_room_for_what_is_not_stored(tmp_path: Path) -> None:
+    raw, _ = store_run(tmp_path, ONE, keep=lambda at: at["z"] not in (3, 8), live=False)
+    with opened_replay(raw) as scope:
         scope.core.mda.run(ONE, output=tmp_path / "stock.ome.zarr")
         view = np.asarray(scope.core.mda.get_view())
     sent = np.stack([image for image, _, _ in frames_of(ONE)])
+    sent[[3, 8]] = 0
     np.testing.assert_array_equal(view.reshape(sent.shape), sent)
 
 
@@ -220,6 +222,10 @@ def test_a_full_branch_holds_it_back_and_a_cancel_lets_go(tmp_path: Path) -> Non
             time.sleep(0.2)
             assert len(slow.images) == 3
             mda.cancel()
+            latest_s = time.monotonic() + 5  # though the handler still holds on
+            while not scope.engine.accounts.abandoned and time.monotonic() < latest_s:
+                time.sleep(0.01)
+            assert scope.engine.accounts.abandoned
             slow.may_go_on.set()
             run.join(10)
             assert not run.is_alive()

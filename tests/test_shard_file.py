@@ -133,6 +133,22 @@ def test_short_writes_are_continued(
     assert held(tmp_path / "0") == {0: 9000, 1: 20_000, 2: 3}
 
 
+def test_a_direct_write_that_ends_within_a_block_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if probe(tmp_path) != DIRECT_BLOCK:
+        pytest.skip("this file system has no way past its cache")
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        return min(5000, os.pwrite(fd, data, offset))
+
+    monkeypatch.setattr(shard_file, "pwrite", pwrite)
+    shard = ShardFile(tmp_path / "0", N_CHUNKS, DIRECT_BLOCK)
+    append(shard, DIRECT_BLOCK, {0: 20_000})
+    shard.close()
+    assert held(tmp_path / "0") == {0: 20_000}
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO, 0])
 @pytest.mark.parametrize("room", [0, 1, 64, 4096, 20_000])
 def test_a_full_disk_costs_no_chunk_that_was_written(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opm_engine.writers import shard_index
@@ -41,6 +41,7 @@ entry = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(entry, min_size=1, max_size=40), st.data())
 def test_what_was_encoded_is_decoded_and_any_flipped_bit_is_seen(
     entries: list[tuple[int, int]], data: st.DataObject
@@ -73,7 +74,8 @@ def appended(sizes: list[int], block: int, n_chunks: int) -> tuple[bytes, list[i
     return data, ends
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
+@example([988, 1], 64, 0.95, False)  # no padding before the first index
 @given(
     st.lists(st.integers(1, 5000), min_size=1, max_size=5),
     st.sampled_from([64, 4096]),

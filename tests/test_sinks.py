@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numcodecs.blosc
 import numpy as np
 import psutil
 import pytest
@@ -202,7 +203,7 @@ def test_rows_that_are_no_chunks_are_refused(
     sink.close()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.tuples(*(st.integers(1, 3), st.integers(1, 2), st.integers(1, 7))),
     st.integers(1, 5),
@@ -232,22 +233,38 @@ def test_any_shape_type_and_order(
     check(folder, pixels)
 
 
-def test_an_appended_shard_holds_what_zarr_would_write(tmp_path: Path) -> None:
-    folders = {b: new_array(tmp_path / b, LARGE, "lz4") for b in BACKENDS}
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("layout", [LARGE, VOLUMES["edges"]], ids=["planes", "volumes"])
+def test_an_appended_shard_holds_what_others_would_write(
+    tmp_path: Path, codec: Codec, layout: Layout
+) -> None:
+    folders = {b: new_array(tmp_path / b, layout, codec) for b in BACKENDS}
+    pixels = truth(layout)
     for backend, folder in folders.items():
-        sink = open_sink([folder], [LARGE], "lz4", Lines(), backend=backend)
-        put_planes(sink, truth(LARGE), places_of(LARGE, "by channel"))
+        sink = open_sink([folder], [layout], codec, Lines(), backend=backend)
+        if layout is LARGE:
+            put_planes(sink, pixels, places_of(layout, "by channel"))
+        else:
+            for c in (0, 1):
+                sink.put(Place(0, 0, c, 0), pixels[0, c], b"\n")
         sink.close()
     names = {b: [p.relative_to(f) for p in shards(f)] for b, f in folders.items()}
     assert names["append"] == names["tensorstore"]
     for name in names["append"]:
-        chunks = {}
-        for backend, folder in folders.items():
-            data = (folder / name).read_bytes()
-            table = shard_index.read(folder / name, LARGE.n_chunks)
-            there = table[table[:, 0] != shard_index.ABSENT].tolist()
-            chunks[backend] = [data[at : at + size] for at, size in there]
-        assert chunks["append"] == chunks["tensorstore"]
+        ours, others = (chunks_in(folders[b] / name, layout, codec) for b in BACKENDS)
+        assert ours == others
+
+
+def chunks_in(path: Path, layout: Layout, codec: Codec) -> dict[int, bytes]:
+    """Chunks of a shard, decompressed."""
+    data = path.read_bytes()
+    table = shard_index.read(path, layout.n_chunks)
+    decode = bytes if codec == "none" else numcodecs.blosc.decompress
+    return {
+        number: decode(data[at : at + size])
+        for number, (at, size) in enumerate(table.tolist())
+        if at != shard_index.ABSENT
+    }
 
 
 # ---------------------------------------------------------------- while it is written
@@ -307,11 +324,43 @@ def test_the_number_of_open_files_is_bounded(tmp_path: Path) -> None:
     sink = open_sink([folder], [layout], "none", Lines(), backend="append")
     put_planes(sink, truth(layout), places_of(layout, "times last")[:200])
     sink.flush()
-    here = [f for f in psutil.Process().open_files() if f.path.startswith(str(folder))]
-    assert 0 < len(here) <= 4
+    assert 0 < len(_open_files(folder)) <= 4
     sink.close()
-    here = [f for f in psutil.Process().open_files() if f.path.startswith(str(folder))]
-    assert here == []
+    assert _open_files(folder) == []
+
+
+def _open_files(folder: Path) -> list[Any]:
+    files = psutil.Process().open_files()
+    return [file for file in files if file.path.startswith(str(folder))]
+
+
+def test_the_shard_used_least_recently_is_closed(tmp_path: Path) -> None:
+    layout = planes_layout(t=5, z=3, depth=3)
+    folder = new_array(tmp_path / "0", layout, "none")
+    sink = open_sink([folder], [layout], "none", Lines(), backend="append")
+    times = [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (4, 0)]
+    for t, z in times:
+        put_planes(sink, truth(layout), [Place(t, 0, 0, z)])
+        sink.flush()
+    names = [Path(f.path).relative_to(folder / "c") for f in _open_files(folder)]
+    assert sorted(int(name.parts[0]) for name in names) == [0, 2, 3, 4]
+    sink.close()
+
+
+def test_pixels_are_let_go_once_they_are_encoded(
+    tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    folder = new_array(tmp_path / "0", LARGE, "lz4")
+    sink = open_sink([folder], [LARGE], "lz4", Lines(), backend="append")
+    slow_disk.clear()
+    plane = truth(LARGE)[0, 0, 0].copy()
+    gone = threading.Event()
+    weakref.finalize(plane, gone.set)
+    sink.put(Place(0, 0, 0, 0), plane, b"\n")
+    del plane
+    assert gone.wait(10)
+    slow_disk.set()
+    sink.close()
 
 
 @both
@@ -512,6 +561,21 @@ def test_the_way_is_chosen_by_trial(
     sink.close()
     assert type(sink) is expected
     assert [path.name for path in folder.iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize(("layout", "block"), [(LARGE, 4096), (planes_layout(), 64)])
+def test_small_planes_go_through_the_page_cache(
+    tmp_path: Path, layout: Layout, block: int
+) -> None:
+    if shard_file.probe(tmp_path) != shard_file.DIRECT_BLOCK:
+        pytest.skip("this file system has no way past its cache")
+    folder = new_array(tmp_path / "0", layout, "none")
+    sink = open_sink([folder], [layout], "none", Lines(), backend="append")
+    put_planes(sink, truth(layout), [Place(0, 0, 0, 0)])
+    sink.close()
+    (shard,) = shards(folder)
+    used = layout.chunk_bytes + shard_index.index_bytes(layout.n_chunks)
+    assert shard.stat().st_size == -(-used // block) * block
 
 
 def test_appending_is_refused_where_it_does_not_work(

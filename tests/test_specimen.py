@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import useq
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opm_engine import open_microscope
 from opm_engine.simulation.specimen import Optics, Specimen
+from opm_engine.simulation.structures import ARMS_UM
 
 PX = 0.115
 
@@ -129,3 +135,28 @@ def test_demo_is_reproducible_and_differs_between_lasers_and_places() -> None:
     alike = np.corrcoef(flat)
     assert 0.1 < alike[0, 2] < 0.95, "the lasers share some structures, not all"
     assert abs(alike[0, 1]) < 0.1, "another position shows something else"
+
+
+@pytest.mark.slow
+def test_the_pattern_is_where_it_should_be(tmp_path: Path) -> None:
+    """Beads of the lattice, and the arms of one, in the deskewed volume."""
+    sequence = useq.MDASequence(
+        channels=[{"config": "488", "exposure": 5}],
+        z_plan={"range": 24, "step": 0.4},
+    )
+    with open_microscope("pattern") as scope:
+        scope.acquire(sequence, tmp_path)
+    image = zarr.open_group(tmp_path / "deskewed.ome.zarr", mode="r")
+    volume = np.asarray(image["0"][0, 0])  # type: ignore[index]
+
+    def counts(z_um: float, y_um: float, x_um: float) -> float:
+        z, y, x = (round(um / PX) for um in (z_um, y_um + 12, x_um))
+        return float(volume[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3].max())
+
+    for z_um, y_um, x_um in itertools.product((5, 10), (10,), (10, 20, 30, 50)):
+        between = counts(z_um, y_um, x_um + 5)
+        assert counts(z_um, y_um, x_um) > 2 * between > 100, (z_um, y_um, x_um)
+    at = np.array([5.0, 0.0, 40.0])
+    for axis, length_um in zip(np.eye(3), ARMS_UM, strict=True):
+        outside = at + (length_um + 1.5) * axis
+        assert counts(*(at + (length_um - 0.7) * axis)) > 1.5 * counts(*outside)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,36 @@ def test_a_flag_is_on_disk_at_once(tmp_path: Path, p: int) -> None:
     assert p == 1 or read_flags(writer.path) == ()
     yaozarrs.validate_zarr_store(str(writer.path))
     assert_holds(writer.path, stream, sent)
+
+
+def test_a_reader_never_sees_half_of_the_metadata(tmp_path: Path) -> None:
+    writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream_for(t=99)))
+    ending, counts = threading.Event(), []
+
+    def read() -> None:
+        while not ending.is_set():
+            counts.append(len(read_flags(writer.path)))
+
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read)
+        for t in range(99):
+            writer.noteReady(Flag({"t": t}, "lost" * 99))
+        ending.set()
+        reader.result()
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 5
+    assert len(read_flags(writer.path)) == 99
+
+
+def test_metadata_that_cannot_be_written_stay(tmp_path: Path) -> None:
+    writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
+    writer.sequenceStarted(SEQUENCE, carrier(stream_for()))
+    before = (writer.path / "zarr.json").read_bytes()
+    (writer.path / ".zarr.json.new").mkdir()  # where the new ones would be written
+    with pytest.raises(OSError, match="zarr"):
+        writer.noteReady(Flag({}, "lost"))
+    assert (writer.path / "zarr.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("p", [1, 2], ids=["one position", "two positions"])

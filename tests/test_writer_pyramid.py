@@ -16,6 +16,7 @@ from opm_engine.writers import OMEZarrWriter, pyramid
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.node import read_attributes
 from opm_engine.writers.pyramid import build_pyramid, level_factors
+from opm_engine.writers.pyramid_thread import PyramidThread
 from opm_engine.writers.reading import image_folders, open_image
 from opm_engine.writers.scene import rewrite_as_scene
 from writing import SEQUENCE, carrier, indices, item, record, send, stream_for
@@ -223,6 +224,19 @@ def test_a_store_that_is_replaced_while_its_pyramid_is_built(tmp_path: Path) -> 
     for _ in range(3):
         record(writer, stream)
     assert writer.wait_pyramid(60)
+    assert_pyramid(writer.path, factors)
+
+
+def test_an_abandoned_pyramid_is_never_listed(tmp_path: Path) -> None:
+    stream, factors = CASES["planes"]
+    writer = OMEZarrWriter(tmp_path / "x")
+    record(writer, stream)
+    thread = PyramidThread(writer.path, [stream.n_planes])
+    thread.abandon()
+    thread.finish()
+    assert thread.wait(60)
+    assert n_listed(writer.path) == 1
+    build_pyramid(writer.path)
     assert_pyramid(writer.path, factors)
 
 

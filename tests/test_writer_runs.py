@@ -1,5 +1,6 @@
 """`OMEZarrWriter` from run to run: paths, refusals, failing disks, foreign engines."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import useq
 import yaozarrs
 
-from opm_engine.writers import OMEZarrWriter
+from opm_engine.writers import OMEZarrWriter, shard_file
+from opm_engine.writers.lock import StoreLock
 from writing import (
     NOTHING_KNOWN,
     SEQUENCE,
@@ -137,6 +139,26 @@ def test_a_budget_beyond_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MemoryError, match=r"budget_bytes.* needs .* are available"):
         writer.checkSequence(SEQUENCE, carrier(stream_for()))
     assert not writer.path.exists()
+
+
+@pytest.mark.parametrize("pyramid", ["off", "live"])
+def test_where_nothing_can_be_appended(
+    tmp_path: Path, pyramid: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was begun is let go again."""
+    monkeypatch.setattr(shard_file, "probe", lambda folder: None)
+    stream = stream_for().model_copy(update={"unbounded": True})
+    n_before = threading.active_count()
+    writer = OMEZarrWriter(
+        tmp_path / "x.zarr", backend="append", pyramid=pyramid, overwrite=True
+    )
+    with pytest.raises(OSError, match="cannot be appended to; use another backend"):
+        writer.sequenceStarted(SEQUENCE, carrier(stream))
+    StoreLock(writer.path).release()
+    deadline_s = time.monotonic() + 30
+    while threading.active_count() > n_before and time.monotonic() < deadline_s:
+        time.sleep(1e-3)
+    assert threading.active_count() == n_before
 
 
 def test_how_long_it_may_last_is_told(

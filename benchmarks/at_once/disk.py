@@ -49,6 +49,12 @@ def write_mb_s(folder: Path, content: bytes, n_bytes: int = PROBE_BYTES) -> floa
         path.unlink()
 
 
+def write_all() -> None:
+    """Have the system write what it holds back, where one can ask for that."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def refuse_too_small(folder: Path, n_bytes: int) -> None:
     """Check that there is room.
 

@@ -53,6 +53,8 @@ class Search:
     def __init__(self, rates: list[float], first: float | None = None) -> None:
         self._rates = rates
         self._low, self._high = -1, len(rates)
+        if len(rates) == 1:
+            self._low = 0  # nothing to look for
         self._held = -1
         self._first = None if first is None else _nearest(rates, first)
 

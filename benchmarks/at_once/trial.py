@@ -20,6 +20,7 @@ from demo_camera import AgreeingDaq, demo_core, microscope
 from noise_camera import NoiseCore
 
 from at_once.contenders import CONTENDERS, DESKEWED, RAW, Listening, listening
+from at_once.disk import write_all
 from at_once.watch import Outcome, Watch
 from opm_engine.engine import OPMEngine
 from opm_engine.plan import ScanPlan, plan_scan
@@ -117,14 +118,14 @@ def run(
         trial.n_volumes * trial.planes,
         n_volumes,
     )
-    os.sync()  # what others have left to write is not ours
+    write_all()  # what others have left to write is not ours
     with demo_core(trial.size, 1, NoiseCore) as core:
         core.see(frames)
         core.mda.set_engine(OPMEngine(core, microscope(trial.size), AgreeingDaq()))
 
         def surrender(reason: str) -> None:
             outcome.why_not.append(reason)
-            watch.tell(outcome, core.due_s)
+            watch.tell(outcome)
             (give_up or (lambda _: core.mda.cancel()))(outcome)
 
         with listening(contender, core.mda, folder) as connected:
@@ -136,7 +137,7 @@ def run(
                 outcome.why_not.append(f"{type(error).__name__}: {error}")
         finished_s = time.perf_counter()
         watch.stop()
-    watch.tell(outcome, core.due_s)
+    watch.tell(outcome)
     _judge(trial, outcome, core, connected, finished_s)
     outcome.stored_mb = round(_stored(folder) / 1e6, 1)
     if outcome.is_sustained:
@@ -152,7 +153,7 @@ def _judge(
     finished_s: float,
 ) -> None:
     """Tell what was handled, and when."""
-    os.sync()
+    write_all()
     why_not = outcome.why_not
     why_not += [f"{name}: {error}" for name, error in connected.errors().items()]
     if not core.due_s:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -80,6 +81,17 @@ class Outcome:
         return not self.why_not
 
 
+class Sample(NamedTuple):
+    """What was seen at one time: bytes that wait, seconds that were computed."""
+
+    time_s: float
+    waiting: dict[str, int]
+    cpu: dict[str, float]
+    own_s: float
+    busy_s: float
+    written: int
+
+
 class Watch(threading.Thread):
     """Reads what waits, what computes and what memory is held, now and then.
 
@@ -110,10 +122,7 @@ class Watch(threading.Thread):
         self._memory_before = self._process.memory_info().rss
         self._memory_limit = MEMORY_SHARE * psutil.virtual_memory().available
         self._frame_bytes = core.frames[0].nbytes
-        self.times_s: list[float] = []
-        self.waiting: dict[str, list[float]] = {}
-        self.cpu: list[dict[str, float]] = []
-        self.machine: list[tuple[float, float, int]] = []
+        self._samples: list[Sample] = []
         self.memory = 0
 
     def run(self) -> None:
@@ -142,16 +151,18 @@ class Watch(threading.Thread):
 
     def _sample(self) -> None:
         waiting = {"camera": self._core.waiting * self._frame_bytes}
-        waiting |= self._connected.backlog()
-        for name, n_bytes in waiting.items():
-            self.waiting.setdefault(name, []).append(n_bytes / 1e6)
-        self.times_s.append(time.perf_counter())
-        self.cpu.append(self._threads())
-        own, all_of_it = self._process.cpu_times(), psutil.cpu_times()
-        busy = sum(all_of_it) - all_of_it.idle - getattr(all_of_it, "iowait", 0)
+        own, machine = self._process.cpu_times(), psutil.cpu_times()
         disk = psutil.disk_io_counters()
-        written = disk.write_bytes if disk else 0
-        self.machine.append((own.user + own.system, busy, written))
+        self._samples.append(
+            Sample(
+                time.perf_counter(),
+                waiting | self._connected.backlog(),
+                self._threads(),
+                own.user + own.system,
+                sum(machine) - machine.idle - getattr(machine, "iowait", 0),
+                disk.write_bytes if disk else 0,
+            )
+        )
         rss = self._process.memory_info().rss
         self.memory = max(self.memory, rss - self._memory_before)
 
@@ -164,28 +175,30 @@ class Watch(threading.Thread):
             seconds[name] += thread.user_time + thread.system_time
         return seconds
 
-    def tell(self, outcome: Outcome, until_s: float) -> None:
-        """Sum up what was seen until the last exposure."""
-        n = sum(time_s <= until_s for time_s in self.times_s)
-        if n < 2:
+    def tell(self, outcome: Outcome) -> None:
+        """Sum up what was seen while the camera exposed."""
+        core = self._core
+        outcome.memory_gb = round(self.memory / 1e9, 2)
+        seen = [x for x in self._samples if core.began_s <= x.time_s <= core.due_s]
+        if len(seen) < 2:
             return
-        times_s = np.array(self.times_s[:n])
-        lasted_s = float(times_s[-1] - times_s[0])
-        half = n // 2
-        for name, values in self.waiting.items():
-            outcome.backlog_mb[name] = round(max(values), 1)
-            if n - half > 1:
-                slope = np.polyfit(times_s[half:], values[half:n], 1)[0]
-                outcome.growth_mb_s[name] = round(float(slope), 1)
-        for name, seconds in self.cpu[n - 1].items():
-            cores = (seconds - self.cpu[0].get(name, 0.0)) / lasted_s
+        first, last = seen[0], seen[-1]
+        lasted_s = last.time_s - first.time_s
+        own_s = last.own_s - first.own_s
+        others_s = max(0.0, last.busy_s - first.busy_s - own_s)
+        outcome.cores_busy = round(own_s / lasted_s, 2)
+        outcome.cores_others = round(others_s / lasted_s, 2)
+        written = last.written - first.written
+        outcome.disk_mb_s = round(written / lasted_s / 1e6, 1)
+        for name, seconds in last.cpu.items():
+            cores = (seconds - first.cpu.get(name, 0.0)) / lasted_s
             if cores >= 0.005:
                 outcome.cpu[name] = round(cores, 3)
-        own, busy, written = (
-            after - before
-            for before, after in zip(self.machine[0], self.machine[n - 1], strict=True)
-        )
-        outcome.cores_busy = round(own / lasted_s, 2)
-        outcome.cores_others = round(max(0.0, busy - own) / lasted_s, 2)
-        outcome.disk_mb_s = round(written / lasted_s / 1e6, 1)
-        outcome.memory_gb = round(self.memory / 1e9, 2)
+        times_s = [x.time_s for x in seen]
+        half = len(seen) // 2
+        for name in last.waiting:
+            mb = [x.waiting.get(name, 0) / 1e6 for x in seen]
+            outcome.backlog_mb[name] = round(max(mb), 1)
+            if len(seen) - half > 1:
+                slope = np.polyfit(times_s[half:], mb[half:], 1)[0]
+                outcome.growth_mb_s[name] = round(float(slope), 1)

@@ -11,23 +11,24 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymmcore_plus.mda import FinishReason
 
 from opm_engine import run_folder
 from opm_engine.pictures import save_projections
+from opm_engine.pipeline import STAGES, Stages, build
 from opm_engine.plan import ScanSettings, plan_scan
-from opm_engine.processing import Deskew, Projections
 from opm_engine.progress import ProgressFile
-from opm_engine.relay import Branch, BranchStats, ThreadRelay
+from opm_engine.relay import BranchStats, ThreadRelay
 from opm_engine.run_folder import DESKEWED, PICTURE, RAW, size_of
 from opm_engine.writers import OMEZarrWriter
 from opm_engine.writers.paths import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -36,12 +37,30 @@ if TYPE_CHECKING:
 
     from opm_engine.accounts import Accounts
     from opm_engine.engine import OPMEngine
+    from opm_engine.processing import Deskew, Projections
     from opm_engine.replay import ReplayEngine
     from opm_engine.writers.sink import Codec
 
     Engine: TypeAlias = OPMEngine | ReplayEngine
 
 POLL_S = 0.1
+
+PIPELINE: tuple[Any, ...] = (
+    ("writer", {"name": "raw", "path": RAW}),
+    (
+        "deskew",
+        {
+            "outputs": [
+                ("writer", {"name": "deskewed", "path": DESKEWED}),
+                ("projections", {}),
+            ]
+        },
+    ),
+)
+"""What an acquisition does with its frames, if it is not told otherwise.
+
+Paths count from its folder. Of scans that make no volumes the first stage is left.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +134,7 @@ def acquire(
     on_frame: Callable[[int, int], None] | None = None,
     progress_file: Path | None = None,
     codec: Codec = "lz4",
+    pipeline: Sequence[Any] | None = None,
 ) -> Acquisition:
     """Acquire a sequence into a folder; see ``Scope.acquire``."""
     engine.turn.refuse_second()
@@ -125,17 +145,13 @@ def acquire(
         plan = plan_scan(sequence, engine.microscope)
         total, makes_volumes = plan.n_events * plan.n_cameras, plan.makes_volumes
         run_folder.refuse_too_small(out, plan, codec)
+    if pipeline is None:
+        pipeline = PIPELINE if makes_volumes else PIPELINE[:1]
     meter = _Meter(on_frame, total)
-    raw = OMEZarrWriter(out / RAW, overwrite=overwrite, codec=codec)
-    branches = [Branch(meter, name="meter"), Branch(raw, name="raw")]
-    projections = Projections() if makes_volumes else None
-    deskew = None
-    if projections is not None:
-        path = out / DESKEWED
-        volumes = OMEZarrWriter(path, overwrite=overwrite, codec=codec)
-        deskew = Deskew(outputs=[volumes, projections])
-        branches.append(Branch(deskew, name="deskew"))
-    relay = ThreadRelay(*branches)
+    writer = partial(_writer_in, out, overwrite=overwrite, codec=codec)
+    stages: Stages = {**STAGES, "writer": writer, "meter": lambda: meter}
+    relay = build(["meter", *pipeline], stages=stages)
+    raw, projections = _stage(relay, "raw"), _stage(relay, "projections")
     with _telling(progress_file, raw), run_folder.nothing_left(out, meter.has_begun):
         _run(engine, sequence, out, relay)
         if projections is not None:
@@ -147,18 +163,34 @@ def acquire(
         n_frames=meter.n_frames,
         frames_per_s=meter.frames_per_s,
         mb_per_s=meter.mb_per_s,
-        deskew_latency_ms=_median(deskew),
+        deskew_latency_ms=_median(_stage(relay, "deskew")),
         cancelled=finished is FinishReason.CANCELED,
         projections=projections,
-        acknowledged=raw.frames_written,
+        acknowledged=0 if raw is None else raw.frames_written,
         branches=relay.stats,
     )
 
 
-def _telling(path: Path | None, raw: OMEZarrWriter) -> AbstractContextManager[object]:
+def _writer_in(out: Path, path: str, **options: Any) -> OMEZarrWriter:
+    """Make a writer whose path counts from the acquisition's folder."""
+    return OMEZarrWriter(out / path, **options)
+
+
+def _stage(relay: ThreadRelay, name: str) -> Any:
+    """Return a handler of the pipeline, or None if it has none of that name."""
+    try:
+        return relay.stage(name)
+    except KeyError:
+        return None
+
+
+def _telling(path: Path | None, raw: Any) -> AbstractContextManager[object]:
     """Tell a file, if there is one, how many frames nothing can take any more."""
     if path is None:
         return nullcontext()
+    if raw is None:
+        msg = "progress_file: the pipeline has no writer that is named raw"
+        raise ValueError(msg)
     return ProgressFile(path, lambda: raw.frames_written)
 
 
@@ -241,5 +273,9 @@ def _median(deskew: Deskew | None) -> float | None:
 
 def _figures(stats: BranchStats) -> dict[str, Any]:
     """Return what a branch did, as JSON."""
-    error = None if stats.error is None else str(stats.error)
-    return {**asdict(replace(stats, error=None)), "error": error}
+    return {
+        "handled": stats.handled,
+        "dropped": stats.dropped,
+        "peak_mb": round(stats.peak_bytes / 1e6, 1),
+        "latency_ms": round(stats.latency_ms, 2),
+    }

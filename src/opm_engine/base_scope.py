@@ -20,7 +20,7 @@ from opm_engine.daq.protocol import DaqError
 from opm_engine.interrupts import Interrupts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import useq
     from pymmcore_plus import CMMCorePlus
@@ -80,6 +80,7 @@ class BaseScope:
         on_frame: Callable[[int, int], None] | None = None,
         progress_file: str | Path | None = None,
         codec: Codec = "lz4",
+        pipeline: Sequence[Any] | None = None,
     ) -> Acquisition:
         """Acquire a sequence into a folder: raw, deskewed, projections, log, TOML.
 
@@ -99,6 +100,9 @@ class BaseScope:
             nothing can take any more.
         codec : {"lz4", "zstd", "none"}
             Of raw and deskewed data.
+        pipeline : list of stages, optional
+            What is done with the frames, see `opm_engine.pipeline`, instead of
+            `opm_engine.acquisition.PIPELINE`. Writers' paths count from ``out``.
 
         Returns
         -------
@@ -125,6 +129,7 @@ class BaseScope:
             on_frame=on_frame,
             progress_file=None if progress_file is None else Path(progress_file),
             codec=codec,
+            pipeline=pipeline,
         )
         self.raise_if_interrupted()
         return acquisition

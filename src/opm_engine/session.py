@@ -25,6 +25,7 @@ from opm_engine.engine import OPMEngine
 from opm_engine.pipeline import build
 from opm_engine.recording import Recording
 from opm_engine.replay import ReplayEngine
+from opm_engine.simulation.core import pattern_specimen
 from opm_engine.simulation.twin import Twin
 from opm_engine.snap import snap, snap_sequence
 
@@ -40,13 +41,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ReplayScope", "Scope", "build", "open_instrument", "open_microscope"]
 
-REPLAY = "replay:"
-"""What a source begins with that is a stored run."""
+DEMO, PATTERN, REPLAY = "demo", "pattern", "replay:"
+"""Sources that are no files: the simulated microscope with its specimen or with a test
+pattern, and what a stored run begins with."""
 
 
 @overload
 def open_microscope(
-    source: Literal["demo"] | Path | Microscope = "demo",
+    source: Literal["demo", "pattern"] | Path | Microscope = "demo",
     *,
     specimen: Specimen | None = None,
     daq_address: str | None = None,
@@ -75,7 +77,8 @@ def open_microscope(
     Parameters
     ----------
     source : str, Path or Microscope
-        ``"demo"`` for the simulated microscope, the path of a microscope TOML, or
+        ``"demo"`` for the simulated microscope, ``"pattern"`` for the same with a test
+        pattern on its stage, the path of a microscope TOML, or
         ``"replay:RAW.ome.zarr"`` for a stored run, whose frames then come from there.
     specimen : Specimen, optional
         What a simulated microscope looks at.
@@ -114,18 +117,20 @@ def open_instrument(
     """Open a microscope, real or simulated; see `open_microscope`."""
     if isinstance(source, Microscope):
         microscope = source
-    elif source == "demo":
+    elif source in (DEMO, PATTERN):
         microscope = Microscope.demo()
     elif Path(source).is_file():
         microscope = Microscope.load(source)
     else:
         msg = (
-            f'no microscope "{source}": give "demo", the path of a TOML, or '
-            f'"{REPLAY}" and the path of a store'
+            f'no microscope "{source}": give "{DEMO}", "{PATTERN}" or the path of a '
+            f'TOML; where no instrument is needed "{REPLAY}" and the path of a store'
         )
         raise FileNotFoundError(msg)
     if daq_address is not None:
         microscope = microscope.on_board(daq_address)
+    if source == PATTERN and specimen is None:
+        specimen = pattern_specimen(microscope)
     return Scope(microscope, specimen=specimen)
 
 

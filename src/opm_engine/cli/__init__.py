@@ -71,6 +71,7 @@ for _command in (
     instrument.run,
     instrument.check,
     instrument.calibrate,
+    data.deskew,
     data.info,
     data.repair,
     instrument.simulate_daq,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ stderr = Console(stderr=True, highlight=False)
 
 REDRAW_EVERY = 20
 """Frames per update of the progress bar."""
+
+EMPTY: tuple[Any, ...] = (None, [], {})
+"""What people need not be told."""
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="On success, print one JSON object.")
@@ -72,5 +76,17 @@ def show(report: dict[str, Any], *, as_json: bool, title: str) -> None:
 
     table = Table("", "", title=title, show_header=False)
     for key, value in report.items():
-        table.add_row(key, str(value))
+        if value not in EMPTY:
+            table.add_row(key, escape(_in_words(value)))
     stdout.print(table)
+
+
+def _in_words(value: Any) -> str:
+    """Put what a report holds into one cell."""
+    if isinstance(value, dict):
+        words = (f"{k} {_in_words(x)}" for k, x in value.items() if x not in EMPTY)
+        parts = "; " if any(isinstance(x, dict) for x in value.values()) else ", "
+        return parts.join(words)
+    if isinstance(value, list):
+        return "; ".join(map(_in_words, value))
+    return str(value)

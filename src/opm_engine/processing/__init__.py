@@ -14,6 +14,7 @@ from opm_engine.processing.projections import (
     max_projections,
 )
 from opm_engine.processing.streaming import Deskewer
+from opm_engine.processing.window import Slab
 
 __all__ = [
     "Correction",
@@ -21,6 +22,7 @@ __all__ = [
     "Deskewer",
     "MaxProjections",
     "Projections",
+    "Slab",
     "deskew",
     "max_projections",
 ]

@@ -6,12 +6,15 @@ come from a person: each is judged, and refused by name. Knows no files or event
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from opm_engine.buffers import refuse_beyond_memory
 from opm_engine.geometry import Geometry, positive
 from opm_engine.processing.correction import Correction
-from opm_engine.processing.sampling import Interpolation, VoxelSize
+from opm_engine.processing.sampling import Interpolation, VoxelSize, sampling_of
 from opm_engine.processing.streaming import Deskewer
 
 
@@ -67,17 +70,10 @@ def deskew(
     ------
     ValueError
         If an argument makes no sense; names it.
+    MemoryError
+        If memory cannot hold the volume.
     """
-    if getattr(stack, "ndim", None) != 3 or 0 in stack.shape:
-        shape = getattr(stack, "shape", type(stack).__name__)
-        msg = f"stack must be an array (N, S, X) and not empty, not {shape}"
-        raise ValueError(msg)
-    if stack.dtype != np.uint16:
-        msg = f"stack must be uint16, not {stack.dtype}"
-        raise ValueError(msg)
-    if _overlap(stack, out):
-        msg = "out must not share memory with stack"
-        raise ValueError(msg)
+    _check(stack, out)
     angle_deg = positive("angle_deg", angle_deg)
     if angle_deg >= 90:
         msg = f"angle_deg must lie between 0 and 90 degrees, not {angle_deg:g}"
@@ -90,6 +86,14 @@ def deskew(
         n_rows=stack.shape[1],
         n_columns=stack.shape[2],
     )
+    sampling = sampling_of(
+        geometry,
+        voxel_size_um=voxel_size_um,
+        interpolation=interpolation,
+        z_bin=z_bin,
+    )
+    if out is None:
+        refuse_beyond_memory(math.prod(sampling.shape) * 2, "the volume")
     deskewer = Deskewer(
         geometry,
         voxel_size_um=voxel_size_um,
@@ -102,6 +106,20 @@ def deskew(
         deskewer.add(np.asarray(stack[n]), lasting=True)
     assert deskewer.volume is not None
     return deskewer.volume
+
+
+def _check(stack: NDArray[np.uint16], out: object) -> None:
+    """Refuse what is no stack, or lies over its own output."""
+    if getattr(stack, "ndim", None) != 3 or 0 in stack.shape:
+        shape = getattr(stack, "shape", type(stack).__name__)
+        msg = f"stack must be an array (N, S, X) and not empty, not {shape}"
+        raise ValueError(msg)
+    if stack.dtype != np.uint16:
+        msg = f"stack must be uint16, not {stack.dtype}"
+        raise ValueError(msg)
+    if _overlap(stack, out):
+        msg = "out must not share memory with stack"
+        raise ValueError(msg)
 
 
 def _overlap(stack: object, out: object) -> bool:

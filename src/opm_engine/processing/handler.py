@@ -8,6 +8,7 @@ no microscope beyond what the run's metadata say.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, Flag, Place, block_of, is_loose
 from opm_engine.processing.correction import Correction
-from opm_engine.processing.memory import Reserve
+from opm_engine.processing.memory import Reserve, most_open_volumes
 from opm_engine.processing.options import Missing, Options
 from opm_engine.processing.outputs import (
     Parcel,
@@ -79,8 +80,9 @@ class Deskew:
     the outputs' to keep; they are shared between them and read-only. An output that
     has ``noteReady(note)`` gets the flags of the run.
 
-    Planes that do not come are noticed when a later one of their volume comes; a
-    volume whose last planes do not come is not finished: slabs that were complete have
+    Planes that do not come are noticed when a later one of their volume comes. A
+    volume whose last planes do not come is given up, at the end of the run or when
+    more volumes are open than the sequence explains: slabs that were complete have
     been handed out, the rest is not made up.
 
     Parameters
@@ -139,6 +141,7 @@ class Deskew:
         self._run: Run | None = None
         self._scan: Scan | None = None
         self._open: dict[Place, OpenVolume] = {}
+        self._most_open = math.inf
         self._finished = Finished()
 
     def add_output(self, output: object) -> None:
@@ -237,9 +240,8 @@ class Deskew:
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Finish every output, even if another fails; then raise the first failure."""
-        for volume in self._open.values():
-            self.incomplete = (*self.incomplete, volume.index)
-            self._note_gap(volume)
+        for key, volume in list(self._open.items()):
+            self._give_up(key, volume)
         outputs = self.outputs if self._scan is not None else ()
         self._run, self._scan, self._open = None, None, {}
         finish_all(outputs, sequence)
@@ -267,6 +269,7 @@ class Deskew:
         sequence, summary = run
         self._reserve.refuse_too_large(scan, sequence, self._wanted)
         self._reserve.prepare(scan, sequence, self._wanted)
+        self._most_open = most_open_volumes(sequence, scan.planes)
         for place in islice(scan.kinds(), N_TABLES):
             sampling = scan.sampling_at(place)
             if is_kept(sampling):  # so that the first planes need not wait
@@ -287,6 +290,9 @@ class Deskew:
             msg = f"plane {plane} of {dict(event.index)} {problem}"
             raise ValueError(msg)
         if key not in self._open:
+            if len(self._open) >= self._most_open:
+                oldest = next(iter(self._open))
+                self._give_up(oldest, self._open[oldest])
             deskewer = scan.deskewer(
                 key,
                 whole="frameReady" in self._wanted,
@@ -297,12 +303,13 @@ class Deskew:
             self._open[key] = OpenVolume(index, deskewer, self.options.missing)
         return self._open[key]
 
+    def _give_up(self, key: Place, volume: OpenVolume) -> None:
+        self.incomplete = (*self.incomplete, volume.index)
+        self._close(key, volume)
+
     def _close(self, key: Place, volume: OpenVolume) -> None:
         del self._open[key]
         self._finished.add((key.position, key.channel), key.t)
-        self._note_gap(volume)
-
-    def _note_gap(self, volume: OpenVolume) -> None:
         if volume.missing_planes:
             gap = Gap(volume.index, tuple(volume.missing_planes))
             self.gaps = (*self.gaps, gap)
@@ -317,7 +324,7 @@ class Deskew:
         meta: Meta,
     ) -> None:
         """Tell the outputs what is due, as an event of the volume."""
-        event, meta = as_volume(event, meta, volume.index)
+        event, meta = as_volume(event, meta)
         if not volume.deskewer.is_complete:
             hand_out(self.outputs, Parcel(event, meta, slabs))
             return

@@ -1,7 +1,7 @@
-"""The compiled loops beside the plain deskew: z-binned rows, and darkness.
+"""The compiled loops beside the plain deskew: z-binned rows.
 
-Separate from ``kernels``, where every cycle counts: these serve options. Sequential and
-without the GIL like those. Know nothing of angles, events or handlers.
+Separate from ``kernels``, where every cycle counts: these serve an option. Sequential
+and without the GIL like those. Know nothing of angles, events or handlers.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
@@ -15,15 +15,6 @@ from opm_engine.processing.kernels import _row_at
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"})
 _MIDDLE = np.float32(32768)
 _TOP = np.float32(65535)
-
-
-@_compiled
-def darken(volume, start, dark):
-    """Write 0 to the rows of a volume (Z, Y, X) that a mask (Z, y) from start marks."""
-    for z in range(dark.shape[0]):
-        for y in range(dark.shape[1]):
-            if dark[z, y]:
-                volume[z, start + y] = 0
 
 
 @_compiled

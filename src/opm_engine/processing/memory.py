@@ -115,6 +115,17 @@ def n_open_volumes(sequence: useq.MDASequence, planes: Stream) -> int:
     return planes.n_cameras * n_open
 
 
+def most_open_volumes(sequence: useq.MDASequence, planes: Stream) -> float:
+    """Return from how many open volumes on the oldest must have lost its last planes.
+
+    Twice what the sequence says, as some engines interleave what it does not; more
+    cannot be said of loose events.
+    """
+    if is_loose(sequence):
+        return math.inf
+    return 2 * max(n_open_volumes(sequence, planes), len(planes.channels))
+
+
 def _volume_bytes(scan: Scan, wants: frozenset[str]) -> int:
     """Return what one open volume takes, with its projections."""
     sampling = scan.sampling

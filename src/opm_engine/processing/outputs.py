@@ -118,9 +118,10 @@ def start_all(
 
 
 def as_volume(
-    event: useq.MDAEvent, meta: dict[str, Any], index: dict[str, int]
+    event: useq.MDAEvent, meta: dict[str, Any]
 ) -> tuple[useq.MDAEvent, dict[str, Any]]:
     """Return a plane's event and metadata, saying volume where they said plane."""
+    index = {axis: i for axis, i in event.index.items() if axis != "z"}
     event = event.model_copy(update={"index": type(event.index)(index)})
     extra = {k: v for k, v in (meta.get("extra") or {}).items() if k != BLOCK}
     changed = {"mda_event": event} if "mda_event" in meta else {}

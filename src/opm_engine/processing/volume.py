@@ -94,8 +94,15 @@ class OpenVolume:
         if self._last is None:  # zero wanted, or the first planes are missing
             return self.deskewer.skip()
         share = (lost - before) / (after - before)
-        mixed = (1 - share) * self._last.astype(np.float64) + share * plane
-        return self.deskewer.add(np.rint(mixed).astype(np.uint16), lasting=True)
+        return self.deskewer.add(mixed(self._last, plane, share), lasting=True)
+
+
+def mixed(
+    before: NDArray[np.uint16], after: NDArray[np.uint16], share: float
+) -> NDArray[np.uint16]:
+    """Return what stands in for a missing plane: ``share`` of ``after``, rounded."""
+    total = (1 - share) * before.astype(np.float64) + share * after
+    return np.rint(total).astype(np.uint16)
 
 
 class Finished:

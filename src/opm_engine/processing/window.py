@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opm_engine.buffers import BufferPool
-from opm_engine.processing.kernels_binned import darken
+from opm_engine.processing.kernels import darken
 from opm_engine.processing.sampling import SLAB_ROWS, Sampling
 from opm_engine.processing.taps import lit
 

@@ -195,19 +195,19 @@ class Lane:
             return
         if parcel.misfit:
             self.fail(ValueError(f"branch {self.branch.name!r}: {parcel.misfit}"))
-        if self._waits:
-            self._wait(
-                lambda: not self._waits or self._waiting.has_room(memory), self._hang_s
-            )
         args = parcel.data, *parcel.between, parcel.event, copy(parcel.meta)
         item = Item(method, args, memory, arrived_s, self._volume_of(parcel))
+
+        def has_room() -> bool:
+            return not self._waits or self._waiting.has_room(memory)
+
         with self._budget.moved:
-            self._received += 1
-            if self._error is not None or self._closed:
-                self._dropped += 1
+            if has_room():
+                self._accept(item)
                 return
-            self._waiting.offer(item)
-            self._arrived.notify()
+        self._wait(has_room, self._hang_s)
+        with self._budget.moved:
+            self._accept(item)
 
     def note(self, note: object) -> None:
         """Queue a note if the handler takes notes; never waits."""
@@ -314,6 +314,15 @@ class Lane:
         return True
 
     # ---- shared -------------------------------------------------------------
+
+    def _accept(self, item: Item) -> None:
+        """Count what has come and queue it; the caller holds the lock."""
+        self._received += 1
+        if self._error is not None or self._closed:
+            self._dropped += 1
+            return
+        self._waiting.offer(item)
+        self._arrived.notify()
 
     def _volume_of(self, parcel: Parcel) -> Volume | None:
         """Return which volume a part belongs to, where that decides its fate."""

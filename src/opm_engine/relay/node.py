@@ -146,6 +146,7 @@ class Node(tree.Fork):
         TypeError, ValueError
             As for a new relay.
         """
+        self._refuse_running()
         before = self._lanes
         *_, added = settled((*self.branches, branch))
         self._lanes = (*before, self._new_lane(added))
@@ -187,6 +188,7 @@ class Node(tree.Fork):
         RuntimeError
             If a run goes on.
         """
+        self._refuse_running()
         handlers = tree.stages(self)
         is_here = not stage or (stage == "camera" and stage not in handlers)
         source: Any = self if is_here else tree.pick(handlers, stage)
@@ -206,6 +208,10 @@ class Node(tree.Fork):
 
     def _fork(self, branch: Branch) -> Node:
         """Return a relay with the same deadlines."""
+        raise NotImplementedError
+
+    def _refuse_running(self) -> None:
+        """Raise if a run goes on."""
         raise NotImplementedError
 
     def _branch_failed(self, branch: Branch, error: BaseException) -> None:

@@ -140,13 +140,6 @@ class ThreadRelay(Node):
         """
         self._latch.raise_if_set()
 
-    def add_output(self, branch: object) -> None:
-        """Add a handler or `Branch`; a RuntimeError if a run goes on."""
-        if self._activity.running:
-            msg = "a run goes on: add branches before or after it"
-            raise RuntimeError(msg)
-        super().add_output(branch)
-
     # ---- a handler, towards the source: nothing here raises ------------------
 
     def sequenceStarted(self, sequence: useq.MDASequence, summary: Any) -> None:
@@ -376,6 +369,11 @@ class ThreadRelay(Node):
     def _publish(self) -> None:
         if len(self.stats_changed):
             self.stats_changed.emit(self.stats)
+
+    def _refuse_running(self) -> None:
+        if self._activity.running:
+            msg = "a run goes on: add branches and outlets before or after it"
+            raise RuntimeError(msg)
 
     def _join(self, place: Place, budget: Budget) -> None:
         if self._connection.is_open:

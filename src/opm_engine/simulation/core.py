@@ -243,10 +243,18 @@ def _cameras(
 
 def demo_specimen(microscope: Microscope) -> Specimen:
     """Return the specimen that lies on a microscope's stage unless another is given."""
-    geometry = microscope.geometry
     seed = microscope.simulation.seed if microscope.simulation else 1
-    optics = Optics(geometry.angle_deg, geometry.pixel_size_um)
-    return Specimen.demo(len(microscope.lasers), seed, optics)
+    return Specimen.demo(len(microscope.lasers), seed, _optics(microscope))
+
+
+def pattern_specimen(microscope: Microscope) -> Specimen:
+    """Return a test pattern."""
+    return Specimen.pattern(len(microscope.lasers), _optics(microscope))
+
+
+def _optics(microscope: Microscope) -> Optics:
+    geometry = microscope.geometry
+    return Optics(geometry.angle_deg, geometry.pixel_size_um)
 
 
 def _define_configs(core: SimulatedCore, microscope: Microscope) -> None:

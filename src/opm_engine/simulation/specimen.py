@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 import numpy as np
 
 from opm_engine.simulation.render import REACH, render_plane, render_volume
-from opm_engine.simulation.structures import demo_points
+from opm_engine.simulation.structures import demo_points, pattern_points
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -100,6 +100,12 @@ class Specimen:
         tens of µm apart. The same ``seed`` gives the same specimen.
         """
         points, amplitude = demo_points(n_lasers, seed)
+        return cls(points, amplitude, optics or Optics())
+
+    @classmethod
+    def pattern(cls, n_lasers: int, optics: Optics | None = None) -> Self:
+        """A test pattern; see `structures.pattern_points`."""
+        points, amplitude = pattern_points(n_lasers)
         return cls(points, amplitude, optics or Optics())
 
     def plane(

@@ -1,7 +1,7 @@
-"""Beads, filaments and shells of the demo specimen, as points in µm.
+"""Beads, filaments and shells of the demo specimen, and a test pattern, as points.
 
-Separate from `Specimen` because it is only a recipe: random numbers in, points out.
-Knows no optics.
+Separate from `Specimen` because it is only a recipe: random numbers in, points in
+µm out. Knows no optics.
 """
 
 from __future__ import annotations
@@ -77,3 +77,33 @@ def demo_points(n_lasers: int, seed: int) -> tuple[Points, NDArray[np.float64]]:
         points.append(cloud)
         amplitude.append(np.tile(glow * counts_per_ms, (len(cloud), 1)))
     return np.concatenate(points), np.concatenate(amplitude)
+
+
+PITCH_UM = np.array([5.0, 10.0, 10.0])
+"""Between neighbouring beads of the test pattern, along z, y and x."""
+
+ARMS_UM = (2.0, 4.0, 6.0)
+"""Length of the test pattern's arms, towards +z, +y and +x."""
+
+
+def pattern_points(n_lasers: int) -> tuple[Points, NDArray[np.float64]]:
+    """Return a lattice of beads and their counts per ms for each laser, all the same.
+
+    A bead lies at every multiple of `PITCH_UM`. From each at multiples of 40 µm in x
+    and y grow arms, all of different lengths: an image that is turned, flipped or
+    stretched shows it.
+    """
+    steps = [
+        np.arange(np.ceil(low / pitch), np.floor(high / pitch) + 1) * pitch
+        for low, high, pitch in zip(LOW_UM, HIGH_UM, PITCH_UM, strict=True)
+    ]
+    beads = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    rooted = beads[(beads[:, 1:] % 40 == 0).all(axis=1)]
+    arms = [
+        rooted + along_um * axis
+        for axis, length_um in zip(np.eye(3), ARMS_UM, strict=True)
+        for along_um in np.arange(SPACING_UM, length_um, SPACING_UM)
+    ]
+    bright = [np.full(len(beads), 400.0), np.full(len(arms) * len(rooted), 60.0)]
+    amplitude = np.tile(np.concatenate(bright)[:, None], (1, n_lasers))
+    return np.concatenate([beads, *arms]), amplitude

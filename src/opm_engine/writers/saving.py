@@ -107,14 +107,13 @@ class Saving:
             times = None
             if is_open_ended:
                 times = Times(arrays, stream.n_times)
-                least = 1 if stream.unbounded else stream.n_times
-                self._closing.callback(lambda: times.cut(max(least, self.run.n_times)))
                 planned = [
                     replace(layout, shape=(MAX_TIMES, *layout.shape[1:]))
                     for layout in planned
                 ]
             if way.pyramid == "live":
                 self.pyramid = PyramidThread(path, self._n_items)
+                failed.callback(self.pyramid.abandon)
             journal = FrameJournal(
                 arrays, self.pyramid.item if self.pyramid else lambda place: None
             )
@@ -129,6 +128,9 @@ class Saving:
             )
             self._closing.callback(self._sink.close)
             self.run = Run(stream, self._sink, journal, sequence, times)
+            if times is not None:
+                least = 1 if stream.unbounded else stream.n_times
+                self._closing.callback(lambda: times.cut(max(least, self.run.n_times)))
             self.notebook = Notebook(path, stream)
             failed.pop_all()
 

@@ -156,6 +156,6 @@ def _candidates(file: Any, stop: int, n_chunks: int) -> list[int]:
     first = data[(starts - base)[:, None] + np.arange(16)].view("<u8")
     offset, length = first[:, 0], first[:, 1]
     absent = (offset == ABSENT) & (length == ABSENT)
-    before = (offset < starts.astype(np.uint64)) & (length < starts.astype(np.uint64))
-    likely = absent | (before & (length > 0))
+    limit = starts.astype(np.uint64)
+    likely = absent | ((offset < limit) & (length <= limit) & (length > 0))
     return [int(end) for end in ends[likely][::-1]]

@@ -1,0 +1,204 @@
+"""The disk is too small, fills up, or is slow: told beforehand, or nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tomli_w
+
+from crashing import STREAMS, acknowledged, process, told, write
+from opm_engine import OMEZarrWriter, ThreadRelay
+from opm_engine.relay import Branch
+from opm_engine.writers import shard_file
+from opm_engine.writers.reading import read_frames
+from opm_engine.writers.repair import repair
+from sequences import scan
+from test_crash import assert_kept
+from twins import microscope, opened, read
+
+LASERS = ("port0/line0", "port0/line1")
+LONG = scan(time_plan={"interval": 0, "loops": 30})
+N_LONG = 300
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def disk_of(free: int) -> Callable[[Any], Usage]:
+    return lambda path: Usage(2**40, 2**40 - free, free)
+
+
+# ---- told beforehand -----------------------------------------------------------------
+
+
+def test_raw_and_deskewed_share_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fits alone. Together they do not: refused with the numbers, before light."""
+    with opened() as scope:
+        scope.acquire(scan(), tmp_path / "fits", codec="none")
+        raw, deskewed = (
+            read(tmp_path / "fits" / f"{name}.ome.zarr").nbytes
+            for name in ("raw", "deskewed")
+        )
+        n_free = max(raw, deskewed) + min(raw, deskewed) // 2
+        monkeypatch.setattr(shutil, "disk_usage", disk_of(n_free))
+        before = scope.twin.status()["rises"]
+        with pytest.raises(OSError, match=r"needs .* for raw and .* for deskewed") as e:
+            scope.acquire(scan(), tmp_path / "out", codec="none")
+        assert e.value.errno == errno.ENOSPC
+        assert not (tmp_path / "out").exists()
+        assert scope.twin.status()["rises"] == before
+        monkeypatch.setattr(shutil, "disk_usage", disk_of(raw + deskewed))
+        scope.acquire(scan(), tmp_path / "out", codec="none")
+        monkeypatch.setattr(shutil, "disk_usage", disk_of(0))
+        # What is replaced counts as free.
+        scope.acquire(scan(), tmp_path / "out", codec="none", overwrite=True)
+
+
+# ---- it fills up ---------------------------------------------------------------------
+
+
+class Watch:
+    """Notes whether there is light while data are flushed."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+        self.lit: list[str] | None = None
+
+    def frameReady(self, image: Any, event: Any, meta: Any) -> None:
+        pass
+
+    def sequenceFinished(self, sequence: Any) -> None:
+        self.lit = [line for line in LASERS if self.board.line(line)]
+
+
+@pytest.mark.parametrize("n_writes", [1, 20])
+def test_light_goes_off_first(
+    n_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = itertools.count()
+    genuine = shard_file.pwrite
+    assert genuine is not None
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        if next(writes) < n_writes:
+            return genuine(fd, data, offset)
+        time.sleep(0.05)  # and the other writes wait behind it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shard_file, "pwrite", pwrite)
+    monkeypatch.setattr(shard_file, "probe", lambda folder: shard_file.DIRECT_BLOCK)
+    writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
+    with opened() as scope:
+        watch = Watch(scope.twin.board)
+        relay = ThreadRelay(Branch(writer, name="raw"), watch)
+        with (
+            relay.connected(scope.core.mda),
+            pytest.raises(OSError, match="No space") as caught,
+        ):
+            scope.core.mda.run(LONG)
+        assert caught.value.errno == errno.ENOSPC
+        assert watch.lit == []
+        assert not any(scope.twin.board.line(line) for line in LASERS)
+    n_kept = writer.frames_written
+    assert 0 < n_kept < N_LONG
+    told = {frame["index"]["z"] for frame in read_frames(tmp_path / "x.ome.zarr")}
+    assert told
+    report = repair(tmp_path / "x.ome.zarr")
+    assert report.frames_present >= n_kept
+    assert report.frames_present + report.frames_missing == N_LONG
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["small", "large", "volumes"])
+@pytest.mark.parametrize("backend", ["append", "tensorstore"])
+def test_acknowledged_frames_stay(kind: str, backend: str, tmp_path: Path) -> None:
+    store, progress = tmp_path / "x.ome.zarr", tmp_path / "told.txt"
+    limit = {"small": 30_000, "large": 900_000, "volumes": 250_000}[kind]
+    if backend == "tensorstore" and kind == "small":
+        limit = 4_000  # it writes all of a shard at once, here smaller than the limit
+    with process(write, store, progress, kind, "none", backend, limit) as writer:
+        writer.join(20)
+    assert writer.exitcode == 1
+    n_acknowledged, n_sent = told(progress)
+    assert_kept(store, STREAMS[kind], n_acknowledged, n_sent)
+
+
+@pytest.mark.slow
+def test_run_ends_with_the_reason(tmp_path: Path) -> None:
+    """The command, in a process whose files may not grow beyond a size."""
+    table = microscope().model_dump(mode="json", exclude_none=True)
+    (tmp_path / "scope.toml").write_text(tomli_w.dumps(table))
+    long = scan(z_plan={"range": 100, "step": 0.5})
+    (tmp_path / "scan.yaml").write_text(long.yaml())
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900_000,) * 2);"
+        "from opm_engine.cli import main; main()"
+    )
+    words = "run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"
+    more = "--codec", "none", "--progress-file", "progress.jsonl", "--json"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, *more],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "File too large" in line
+    n_acknowledged = acknowledged(tmp_path / "progress.jsonl")
+    assert 0 < n_acknowledged < 402
+    for name in ("raw", "deskewed"):
+        report = repair(tmp_path / "out" / f"{name}.ome.zarr")
+        assert report.frames_missing > 0
+        if name == "raw":
+            assert report.frames_present >= n_acknowledged
+
+
+# ---- it is slow ----------------------------------------------------------------------
+
+
+def test_a_slow_disk_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = shard_file.pwrite
+    assert genuine is not None
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        time.sleep(0.01)
+        return genuine(fd, data, offset)
+
+    monkeypatch.setattr(shard_file, "pwrite", pwrite)
+    progress = tmp_path / "progress.jsonl"
+    with opened() as scope:
+        acquisition = scope.acquire(
+            scan(time_plan={"interval": 0, "loops": 8}),
+            tmp_path / "out",
+            progress_file=progress,
+        )
+    report = acquisition.report()
+    assert (report["frames_lost"], report["frames_acknowledged"]) == (0, 80)
+    assert acknowledged(progress) == 80
+    assert json.loads(progress.read_text().splitlines()[0]) == {"acknowledged": 0}
+    for name, n_items in (("raw", 80), ("deskewed", 16)):
+        mended = repair(tmp_path / "out" / f"{name}.ome.zarr")
+        assert (mended.frames_present, mended.frames_missing) == (n_items, 0)
+        assert mended.repaired == []

@@ -25,176 +25,39 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import ome_writers
 import psutil
-from noise_camera import Frames, noise
+from noise_camera import noise
+from writer_ways import (
+    LINE,
+    OME_CODECS,
+    SIZE,
+    WAYS,
+    Scene,
+    Way,
+    place_of,
+    sink_for,
+)
 
 from opm_engine.buffers import BufferPool
-from opm_engine.plan import ChannelInfo, Place, PositionInfo, Stream
-from opm_engine.writers import shard_file, sinks
-from opm_engine.writers.layout import layouts
-from opm_engine.writers.node import write_node
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import Backend, open_sink
-from opm_engine.writers.store import array_document
-
-SIZE = 2304, 512
-"""Columns, rows."""
+from opm_engine.writers import shard_file
+from opm_engine.writers.sink import Codec
 
 SMALL = 32, 32
-PLANES = 100
-"""Per volume."""
-
 PACE = 0.7
 SLOWDOWN = 10
 BUDGET_BYTES = 2**27
 """Where memory is measured."""
 
 PACED: tuple[Codec, ...] = ("none", "lz4")
-LINE = b'{"index": {"t": 0, "c": 0, "z": 0}, "runner_time_ms": 123.456}\n'
-
-OME_CODECS: dict[Codec, Literal["none", "blosc-lz4", "blosc-zstd"]] = {
-    "none": "none",
-    "lz4": "blosc-lz4",
-}
-
-
-class Journal:
-    """Takes lines and forgets them."""
-
-    def add(self, place: Place, line: bytes) -> None:
-        """Forget it."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is written, and where.
-
-    Attributes
-    ----------
-    frames : (n, rows, columns) uint16
-        Different ones, on page boundaries; they come again and again in this order.
-    n_frames : int
-        Of each run.
-    folder : Path
-    direct : bool
-        Whether there is a way past the page cache.
-    """
-
-    frames: Frames
-    n_frames: int
-    folder: Path
-    direct: bool
-
-    @property
-    def gigabytes(self) -> float:
-        """Of all frames, as they come from the camera."""
-        return self.n_frames * self.frames[0].nbytes / 1e9
-
-    def frame(self, number: int) -> Any:
-        """One of them."""
-        return self.frames[number % len(self.frames)]
-
-
-# ---------------------------------------------------------------- what is compared
-
-Way = Callable[[Scene, Path], None]
-
-
-def raw(scene: Scene, folder: Path) -> None:
-    """Write the bytes into one file, and nothing else."""
-    flags = os.O_DIRECT if scene.direct else 0
-    file = os.open(folder / "raw", os.O_CREAT | os.O_WRONLY | flags)
-    for i in range(scene.n_frames):
-        os.pwrite(file, scene.frame(i), i * scene.frames[0].nbytes)
-    os.close(file)
-
-
-def ours(codec: Codec, backend: Backend) -> Way:
-    """Append to shards, or write whole ones."""
-
-    def write(scene: Scene, folder: Path) -> None:
-        sink = sink_for(folder, scene.n_frames, SIZE, codec, backend)
-        for i in range(scene.n_frames):
-            sink.put(place_of(i), scene.frame(i), LINE)
-        sink.close()
-
-    return write
-
-
-def ome(codec: Codec) -> Way:
-    """What ome-writers does unless told otherwise."""
-
-    def write(scene: Scene, folder: Path) -> None:
-        settings = ome_writers.AcquisitionSettings(
-            root_path=str(folder / "x.ome.zarr"),
-            dimensions=tuple(
-                ome_writers.dims_from_standard_axes(
-                    {"t": scene.n_frames, "y": SIZE[1], "x": SIZE[0]}
-                )
-            ),
-            dtype="uint16",
-            compression=OME_CODECS[codec],
-        )
-        with ome_writers.create_stream(settings) as stream:
-            for i in range(scene.n_frames):
-                stream.append(scene.frame(i))
-
-    return write
-
-
-WAYS: dict[str, Way] = {
-    "raw": raw,
-    "none": ours("none", "append"),
-    "lz4": ours("lz4", "append"),
-    "zstd": ours("zstd", "append"),
-    "fallback_none": ours("none", "tensorstore"),
-    "fallback_lz4": ours("lz4", "tensorstore"),
-    "ome_writers_none": ome("none"),
-    "ome_writers_lz4": ome("lz4"),
-}
-
-
-def sink_for(
-    folder: Path,
-    n_frames: int,
-    size: tuple[int, int],
-    codec: Codec,
-    backend: Backend = "auto",
-    budget_bytes: int = sinks.BUDGET_BYTES,
-) -> Sink:
-    """A new array of so many frames, and the way into it."""
-    columns, rows = size
-    stream = Stream(
-        kind="planes",
-        shape=(rows, columns),
-        scale_um=(1.0, 1.0, 1.0),
-        n_planes=PLANES,
-        n_times=-(-n_frames // PLANES),
-        channels=(ChannelInfo(name="488"),),
-        positions=(PositionInfo(name="0"),),
-    )
-    (layout,) = layouts(stream)
-    array = folder / "0"
-    array.mkdir()
-    write_node(array, array_document(layout, codec))
-    return open_sink(
-        [array], [layout], codec, Journal(), budget_bytes=budget_bytes, backend=backend
-    )
-
-
-def place_of(number: int) -> Place:
-    """Planes of one volume after another."""
-    return Place(number // PLANES, 0, 0, number % PLANES)
 
 
 # ---------------------------------------------------------------- what is measured
@@ -388,7 +251,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -397,19 +260,19 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=100_000, help="frames (100000)")
     parser.add_argument("--million", action="store_true", help="a million small frames")
     parser.add_argument("--quick", action="store_true", help="see that it runs")
-    parser.add_argument("--folder", type=Path, default=Path(), help="disk to write to")
-    options = parser.parse_args()
+    parser.add_argument("--dir", type=Path, default=Path(), help="where to write")
+    options = parser.parse_args(arguments)
     if options.quick:
         options.repeats, options.frames, options.small = 1, 16, 2000
     n_small = 10**6 if options.million else options.small
     images = noise(SIZE, 4 if options.quick else 16)
     frames = BufferPool().take(images.shape, images.dtype)
     frames[:] = images
-    direct = shard_file.probe(options.folder) == shard_file.DIRECT_BLOCK
-    scene = Scene(frames, options.frames, options.folder, direct)
+    direct = shard_file.probe(options.dir) == shard_file.DIRECT_BLOCK
+    scene = Scene(frames, options.frames, options.dir, direct)
     needed = max(scene.gigabytes, n_small * 2 * noise(SMALL, 1).nbytes / 1e9)
     sys.stderr.write(
-        f"needs {needed:.1f} GB in {options.folder.resolve()} while it runs\n"
+        f"needs {needed:.1f} GB in {options.dir.resolve()} while it runs\n"
     )
     found = measure(scene, max(1, options.repeats), n_small)
     print(json.dumps(found) if options.json else table(found))

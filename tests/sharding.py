@@ -7,16 +7,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import tensorstore
 import zarr
 
 from opm_engine.plan import Place
+from opm_engine.writers import shard_file
 from opm_engine.writers.layout import Layout
 from opm_engine.writers.node import write_node
 from opm_engine.writers.sink import Codec, Sink
+from opm_engine.writers.sinks import Backend
 from opm_engine.writers.store import array_document
 
-Key = tuple[int, int]
+CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
+BACKENDS: tuple[Backend, ...] = ("append", "tensorstore")
+
+can_append = pytest.mark.skipif(
+    shard_file.pwrite is None, reason="nothing can be appended on this platform"
+)
+both = pytest.mark.parametrize(
+    "backend", [pytest.param("append", marks=can_append), "tensorstore"]
+)
 
 
 def planes_layout(
@@ -35,6 +46,10 @@ def volumes_layout(
     x = shape[-1]
     whole = -(-shape[2] // depth) * depth
     return Layout(shape, (1, 1, whole, slabs * rows, x), (1, 1, depth, rows, x), "u2")
+
+
+LARGE = planes_layout(c=2, z=3, depth=2, y=64, x=600)
+"""Past the page cache, where that works."""
 
 
 def new_array(folder: Path, layout: Layout, codec: Codec) -> Path:
@@ -58,6 +73,11 @@ def readings(folder: Path) -> dict[str, npt.NDArray[Any]]:
         "zarr": np.asarray(zarr.open_array(str(folder), mode="r")[...]),
         "tensorstore": np.asarray(tensorstore.open(spec).result().read().result()),
     }
+
+
+def check(folder: Path, expected: npt.NDArray[Any]) -> None:
+    for reader, pixels in readings(folder).items():
+        assert np.array_equal(pixels, expected), reader
 
 
 def shards(folder: Path) -> list[Path]:

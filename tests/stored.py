@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -65,15 +66,25 @@ def small() -> Microscope:
     return microscope(camera__roi=[0, 0, 16, 208])
 
 
+@cache
+def two_cameras() -> Microscope:
+    return microscope(camera__roi=[0, 0, 16, 208], camera__sensors=["CamA", "CamB"])
+
+
 def frames_of(
-    sequence: useq.MDASequence,
+    sequence: useq.MDASequence, scope: Microscope | None = None
 ) -> Iterator[tuple[np.ndarray, useq.MDAEvent, dict[str, Any]]]:
     """What a run hands to its handlers: noise that differs from plane to plane."""
-    plan = plan_scan(sequence, small())
+    scope = scope or small()
+    plan = plan_scan(sequence, scope)
     shape = plan.geometry.n_rows, plan.geometry.n_columns
     number = 0
-    for burst in burst_events(sequence, plan, small()):
-        for event in getattr(burst, "events", ()):
+    for burst in burst_events(sequence, plan, scope):
+        events = getattr(burst, "events", ())
+        for event, camera in itertools.product(events, range(plan.n_cameras)):
+            if plan.n_cameras > 1:
+                index = {**event.index, "cam": camera}
+                event = event.model_copy(update={"index": index})
             rng = np.random.default_rng(number)
             image = rng.integers(0, 65536, shape, dtype=np.uint16)
             meta = {
@@ -86,8 +97,11 @@ def frames_of(
             number += 1
 
 
-def summary_of(sequence: useq.MDASequence) -> dict[str, Any]:
-    block = describe(plan_scan(sequence, small()), small())
+def summary_of(
+    sequence: useq.MDASequence, scope: Microscope | None = None
+) -> dict[str, Any]:
+    scope = scope or small()
+    block = describe(plan_scan(sequence, scope), scope)
     return {"format": "summary-dict", "extra": {BLOCK: json.loads(json.dumps(block))}}
 
 
@@ -97,6 +111,7 @@ def store_run(
     *,
     keep: Keep = lambda index: True,
     live: bool = True,
+    scope: Microscope | None = None,
     shard_bytes: int | None = None,
     **options: Any,
 ) -> tuple[Path, Path]:
@@ -105,10 +120,10 @@ def store_run(
     if live:
         volumes = OMEZarrWriter(folder / DESKEWED, shard_bytes=shard_bytes)
         handlers.append(Deskew(outputs=[volumes], **options))
-    set_field_of_view(sequence, small())
+    set_field_of_view(sequence, scope or small())
     for handler in handlers:
-        handler.sequenceStarted(sequence, summary_of(sequence))
-    for image, event, meta in frames_of(sequence):
+        handler.sequenceStarted(sequence, summary_of(sequence, scope))
+    for image, event, meta in frames_of(sequence, scope):
         if keep(dict(event.index)):
             for handler in handlers:
                 handler.frameReady(image, event, meta)

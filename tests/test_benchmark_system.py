@@ -87,7 +87,8 @@ def searched(rates: list[float], holds_hz: float, full_hz: float) -> Search:
 )
 def test_search_ends_at_the_highest_rate_that_held(rates, holds, full) -> None:
     search = searched(rates, holds, full)
-    held = [rate for rate in rates if rate <= min(holds, full)]
+    limit = min(holds, full) if len(rates) > 1 else full
+    held = [rate for rate in rates if rate <= limit]
     assert search.held_hz == (held[-1] if held else None)
 
 

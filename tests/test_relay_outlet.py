@@ -61,7 +61,7 @@ class Reading(threading.Thread):
     """Reads an outlet in a thread of its own."""
 
     def __init__(self, outlet, factor=1, **options):
-        super().__init__()
+        super().__init__(daemon=True)
         self.outlet, self.factor, self.options = outlet, factor, options
         self.numbers: list[int] | None = None
         self.error: Exception | None = None

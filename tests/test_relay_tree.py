@@ -39,6 +39,12 @@ class Display(Recorder):
     pass
 
 
+def all_threads_ended():
+    """Wait for threads that were given up and may go on now."""
+    for thread in relay_threads():
+        thread.join(PATIENCE_S)
+
+
 def tree_of(*branches, stage_type=Stage, max_bytes=2**30, **limits):
     """Return raw -> (writer, stage -> branches), and the raw writer."""
     raw = Writer()
@@ -204,8 +210,7 @@ def test_who_hangs_below_is_named_and_nobody_else(hang_in, caplog):
             connected_run(runner, relay)
     finally:
         gate.set()
-        for thread in relay_threads():
-            thread.join(PATIENCE_S)
+        all_threads_ended()
     assert stuck.calls.count("sequenceFinished") == 1
     stuck.numbers.clear()
     connected_run(runner, relay)
@@ -224,8 +229,7 @@ def test_stage_that_hangs_itself_is_named_and_its_outputs_are_closed():
     assert writer.calls == ["sequenceStarted", "sequenceFinished"]
     assert raw.numbers == list(range(N_FRAMES))
     gate.set()
-    for thread in relay_threads():
-        thread.join(PATIENCE_S)
+    all_threads_ended()
     assert writer.calls == ["sequenceStarted", "sequenceFinished"]
 
 
@@ -267,6 +271,7 @@ def stuck_tree():
     yield relay
     gate.set()
     relay.sequenceFinished(ONE_EVENT)
+    all_threads_ended()
     assert relay.waiting_bytes == 0
 
 
@@ -335,22 +340,42 @@ def test_branch_may_have_a_limit_of_its_own():
     assert isinstance(relay.error, TimeoutError)
     gate.set()
     relay.sequenceFinished(ONE_EVENT)
+    all_threads_ended()
 
 
 def test_stuck_display_takes_no_room_from_those_that_must_not_lose():
-    gate = threading.Event()
-    stuck = Display(gate=gate, gate_in="frameReady")
+    gates = [threading.Event(), threading.Event()]
+    display = Display(gate=gates[0], gate_in="frameReady")
     writer = Writer()
-    relay = ThreadRelay(writer, latest(stuck), max_bytes=1)
+    relay = ThreadRelay(
+        writer,
+        Copies([ThreadRelay(latest(display, max_bytes=3 * FRAME_BYTES))]),
+        max_bytes=5 * FRAME_BYTES,
+        drain_timeout_s=0.3,
+    )
+
+    def n_waiting():
+        return relay.stats[2].backlog_frames
+
     relay.sequenceStarted(ONE_EVENT, {})
     relay.frameReady(*one_frame(0))
-    wait_until(lambda: "frameReady" in stuck.calls)
-    for number in range(1, 10):
+    wait_until(lambda: "frameReady" in display.calls)
+    for number in (1, 2, 3):  # most of the room, in the display's queue
         relay.frameReady(*one_frame(number))
-    wait_until(lambda: len(writer.numbers) == 10)
-    gate.set()
+        wait_until(lambda n=number: (len(writer.numbers), n_waiting()) == (n + 1, n))
+    assert relay.waiting_bytes == 3 * FRAME_BYTES
+    writer.gate, writer.gate_in = gates[1], "frameReady"
+    relay.frameReady(*one_frame(4))
+    wait_until(lambda: len(writer.calls) == 1 + 5)
+    for number in range(5, 10):  # the writer still has it all: none of these waits
+        relay.frameReady(*one_frame(number))
+    assert relay.error is None
+    for gate in gates:
+        gate.set()
     relay.sequenceFinished(ONE_EVENT)
-    assert stuck.numbers == [0, 9]
+    assert writer.numbers == list(range(10))
+    assert display.numbers[-1] == 9
+    assert relay.stats[2].received == relay.stats[2].handled + relay.stats[2].dropped
 
 
 # ---- names and places ---------------------------------------------------------------

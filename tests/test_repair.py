@@ -27,6 +27,7 @@ from opm_engine.writers.inventory import NotAStoreError, inventory
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
 from opm_engine.writers.repair import RepairReport, repair
+from opm_engine.writers.scene import rewrite_as_scene
 from writing import SEQUENCE, carrier, images, indices, item, send, stream_for
 
 PLANES = stream_for(t=2, p=2, c=2, z=6, shape=(24, 40))
@@ -249,6 +250,19 @@ def test_repairs(
     assert found["is_whole"] != case.loses
     assert not found["needs_repair"]
     assert len(found["missing"]) == min(report.frames_missing, 20)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_as_a_scene(kind: str, stores: Stores, tmp_path: Path) -> None:
+    """Repair and description do not depend on the words that the metadata use."""
+    store = shutil.copytree(stores(kind), tmp_path / "x.ome.zarr")
+    before = describe_store(store)
+    rewrite_as_scene(store)
+    append(shards(store)[0], b"\x17" * 1000)
+    report = repair(store)
+    assert len(report.repaired) == 1
+    assert report.frames_missing == 0
+    assert {**describe_store(store), "n_bytes": 0} == {**before, "n_bytes": 0}
 
 
 def test_before_repair_it_is_told(stores: Stores, tmp_path: Path) -> None:

@@ -27,9 +27,12 @@ from sharding import (
 
 TESTS = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(
-    shard_file.pwrite is None, reason="nothing can be appended on this platform"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shard_file.pwrite is None, reason="nothing can be appended on this platform"
+    ),
+]
 
 READER = """
 import json, mmap, random, sys

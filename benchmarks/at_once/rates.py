@@ -45,18 +45,15 @@ class Search:
     Parameters
     ----------
     rates : list of float
-        Ascending.
-    first : float, optional
-        Where to begin; by default in the middle.
+        Ascending. A single one is tried in full at once.
     """
 
-    def __init__(self, rates: list[float], first: float | None = None) -> None:
+    def __init__(self, rates: list[float]) -> None:
         self._rates = rates
         self._low, self._high = -1, len(rates)
         if len(rates) == 1:
-            self._low = 0  # nothing to look for
+            self._low = 0
         self._held = -1
-        self._first = None if first is None else _nearest(rates, first)
 
     @property
     def held_hz(self) -> float | None:
@@ -67,8 +64,6 @@ class Search:
         """Return what to try next; None when it is known."""
         if self._high - self._low > 1:
             number = (self._low + self._high) // 2
-            if self._first is not None and self._low == -1:
-                number = min(self._first, self._high - 1)
             return Step(self._rates[number], is_full=False)
         if self._low in (-1, self._held):
             return None
@@ -77,7 +72,6 @@ class Search:
     def tell(self, step: Step, *, held: bool) -> None:
         """Say how a step went."""
         number = self._rates.index(step.rate_hz)
-        self._first = None
         if step.is_full and held:
             self._held = self._low = number
         elif step.is_full:
@@ -86,7 +80,3 @@ class Search:
             self._low = number
         else:
             self._high = number
-
-
-def _nearest(rates: list[float], rate: float) -> int:
-    return min(range(len(rates)), key=lambda number: abs(rates[number] - rate))

@@ -61,7 +61,7 @@ class Trial:
     @property
     def finish_limit_s(self) -> float:
         """From the last exposure until everything is handled: what may have waited."""
-        return 0.3 + 0.05 * self.lasts_s
+        return 0.5 + 0.05 * self.lasts_s
 
     @property
     def disk_limit_s(self) -> float:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from copy import deepcopy
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
     from pymmcore_plus.metadata import FrameMetaV1, SummaryMetaV1
 
-    from opm_engine.plan import Place
+    from opm_engine.plan import Burst, Place
     from opm_engine.recording import FrameTable, Recording
     from opm_engine.relays import Relay
 
@@ -167,27 +168,21 @@ class ReplayEngine:
 
     def _play(self, event: BurstEvent) -> Generator[Payload | None, object, None]:
         """Yield what handlers get, None for what is not there; close the accounts."""
-        n_asked = event.burst.n_events * event.plan.n_cameras
-        n_done, n_missing = 0, 0
+        tally = _Tally(event.plan.n_cameras)
         try:
             for sub_event, place, image in self._stored(event):
                 told = self._table.take(place) if image is not None else {}
                 self._relays.raise_if_failed()
                 if not self._clock.wait(told.get("runner_time_ms"), self._cancelled):
                     return
-                n_done += 1
+                tally.add(is_there=image is not None)
                 if image is None:
-                    n_missing += 1
                     yield None
                 else:
                     yield image, sub_event, self._metadata(told, sub_event)
             self._note(event)
         finally:
-            n_cameras = event.plan.n_cameras
-            self._close_accounts(n_asked // n_cameras, n_done // n_cameras, n_missing)
-            if n_missing:
-                where = dict(event.burst.index)
-                logger.warning("%d frames of burst %s are not stored", n_missing, where)
+            tally.close(self.accounts, event.burst)
 
     def _stored(
         self, event: BurstEvent
@@ -241,13 +236,6 @@ class ReplayEngine:
             if all(flag.index.get(axis, 0) == n for axis, n in burst.index.items()):
                 self._relays.note(flag)
 
-    def _close_accounts(self, n_asked: int, n_done: int, n_missing: int) -> None:
-        accounts, n_whole = self.accounts, n_done - n_missing
-        accounts.asked += n_asked
-        accounts.popped += n_whole
-        accounts.counted += n_whole
-        accounts.abandoned += n_asked - n_done
-
     # ---------------------------------------------------------------- shared
 
     def _summary(self, sequence: useq.MDASequence) -> SummaryMetaV1:
@@ -267,7 +255,7 @@ class ReplayEngine:
             "num_camera_adapter_channels": stream.n_cameras,
         }
         summary["image_infos"] = (image,)
-        summary.setdefault("extra", {})[BLOCK] = self.recording.block
+        summary.setdefault("extra", {})[BLOCK] = deepcopy(self.recording.block)
         return summary
 
     def _cancelled(self) -> bool:
@@ -278,6 +266,33 @@ class ReplayEngine:
         self.attend()
         if self._cancelled():
             self._relays.stop_waiting()
+
+
+class _Tally:
+    """Counts the frames of a burst; an exposure is there if all its frames are."""
+
+    def __init__(self, n_cameras: int) -> None:
+        self._n_cameras = n_cameras
+        self._n_frames = self._n_missing = self._n_whole = 0
+        self._is_whole = True
+
+    def add(self, *, is_there: bool) -> None:
+        """Count a frame; those of one exposure come one after the other."""
+        first = self._n_frames % self._n_cameras == 0
+        self._is_whole = is_there and (first or self._is_whole)
+        self._n_frames += 1
+        self._n_missing += not is_there
+        self._n_whole += self._is_whole and self._n_frames % self._n_cameras == 0
+
+    def close(self, accounts: Accounts, burst: Burst) -> None:
+        """Add it to a run's accounts; exposures that nobody asked for are abandoned."""
+        accounts.asked += burst.n_events
+        accounts.popped += self._n_whole
+        accounts.counted += self._n_whole
+        accounts.abandoned += burst.n_events - self._n_frames // self._n_cameras
+        if self._n_missing:
+            where = dict(burst.index)
+            logger.warning("burst %s: %d frames are not stored", where, self._n_missing)
 
 
 class _Clock:

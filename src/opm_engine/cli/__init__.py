@@ -6,6 +6,7 @@ only here is anything printed. Knows no device.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ def main() -> None:
     """Run the command; exit status 0 on success, 130 after Ctrl-C, else 1 or 2."""
     debug = DEBUG in sys.argv
     words = [word for word in sys.argv[1:] if word != DEBUG]
+    logging.raiseExceptions = debug  # a full disk is told of once, not by every log
     try:
         status = app(args=words, standalone_mode=False)
         if status != INTERRUPTED:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opm_engine.plan import Place
+from opm_engine.processing.volume import mixed
 
 if TYPE_CHECKING:
     from opm_engine.plan import Stream
@@ -87,9 +88,7 @@ def planes_of(
         assert plane is not None
         for lost in range(due, min(after, numbers.stop)):
             if interpolate and last is not None:
-                share = (lost - before) / (after - before)
-                mixed = (1 - share) * last.astype(np.float64) + share * plane
-                yield np.rint(mixed).astype(np.uint16)
+                yield mixed(last, plane, (lost - before) / (after - before))
             else:
                 yield None
         if after in numbers:

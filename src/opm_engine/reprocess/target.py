@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import useq
 
 from opm_engine.plan import BLOCK, Place
+from opm_engine.recording import SEQUENCE
 from opm_engine.reprocess.source import index_of
 from opm_engine.writers import OMEZarrWriter, paths
 from opm_engine.writers.journal import FRAMES, FrameJournal
@@ -158,12 +159,13 @@ def _create(
 ) -> None:
     """Have the live writer make the store of a run in which nothing came."""
     writer = OMEZarrWriter(path, codec=codec, shard_bytes=shard_bytes)
-    nobody = useq.MDASequence()  # the block tells the sequence
+    told = SEQUENCE in recording.block
+    sequence = recording.sequence if told else useq.MDASequence()
     block = scan.volume_block(recording.block)
-    writer.sequenceStarted(nobody, {"extra": {BLOCK: block}})
+    writer.sequenceStarted(sequence, {"extra": {BLOCK: block}})
     for flag in recording.flags:
         writer.noteReady(flag)
-    writer.sequenceFinished(nobody)
+    writer.sequenceFinished(sequence)
     arrays = array_folders(path)
     Times(arrays, 0).cut(recording.stream.n_times)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,7 +224,7 @@ class AppendSink:
     def _raise_if_failed(self) -> None:
         error = self._error
         if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, error.filename) from error
+            raise copy(error) from error
         if error is not None:
             msg = f"the shards could not be written: {error}"
             raise OSError(msg) from error

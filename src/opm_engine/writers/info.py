@@ -67,16 +67,13 @@ def describe_store(store: str | Path) -> dict[str, Any]:
 def _what(found: Inventory) -> dict[str, Any]:
     first = found.images[0]
     groups = [read_attributes(image.folder)["ome"] for image in found.images]
-    transformations = groups[0]["multiscales"][0]["datasets"][0]
-    scale = transformations["coordinateTransformations"][0]["scale"]
     sizes = np.max([image.layout.shape for image in found.images], axis=0)
     return {
         "kind": found.kind,
         "positions": [group["multiscales"][0].get("name", "") for group in groups],
-        "channels": [channel["label"] for channel in groups[0]["omero"]["channels"]],
+        "channels": [x["label"] for x in groups[0]["omero"]["channels"]],
         "shape": dict(zip("tczyx", sizes.tolist(), strict=True)),
         "dtype": first.layout.dtype,
-        "scale_um": dict(zip("zyx", scale[2:], strict=True)),
         "codec": reading.codec_of(first.folder / ARRAY),
     }
 
@@ -87,7 +84,12 @@ def _how_scanned(block: dict[str, Any]) -> dict[str, Any]:
         scan["mode"] = block["settings"]["mode"]
     if "deskew" in block:
         scan["deskew"] = block["deskew"]
-    return {"interval_s": block.get("stream", {}).get("interval_s"), "scan": scan}
+    stream = block.get("stream", {})
+    return {
+        "scale_um": dict(zip("zyx", stream.get("scale_um", ()), strict=False)),
+        "interval_s": stream.get("interval_s"),
+        "scan": scan,
+    }
 
 
 def _missing(found: Inventory) -> Iterator[str]:

@@ -159,7 +159,7 @@ def inventory(store: str | Path) -> Inventory:
         If it is no store of sharded images t, c, z, y, x.
     """
     store = Path(store)
-    block, folders, layouts = _described(store)
+    block, folders, layouts = described(store)
     files = list(all_files(store))
     shards = _shards(store, files)
     images = tuple(
@@ -208,8 +208,16 @@ def all_files(folder: Path) -> Iterator[File]:
                 yield File(Path(entry.path), entry.stat().st_size)
 
 
-def _described(store: Path) -> tuple[dict[str, Any], list[Path], list[Layout]]:
-    """Return the run's block, and folder and layout of each image."""
+def described(store: Path) -> tuple[dict[str, Any], list[Path], list[Layout]]:
+    """Return the run's block, and folder and layout of each image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    NotAStoreError
+        If it is no store of sharded images t, c, z, y, x.
+    """
     if not store.exists():
         msg = f"there is no {store}"
         raise FileNotFoundError(msg)

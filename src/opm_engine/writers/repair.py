@@ -19,7 +19,14 @@ from typing import Any
 
 from opm_engine.plan import Stream
 from opm_engine.writers import reading, shard_index
-from opm_engine.writers.inventory import ImageInventory, Shard, inventory, n_times_of
+from opm_engine.writers.inventory import (
+    ImageInventory,
+    Inventory,
+    Shard,
+    described,
+    inventory,
+    n_times_of,
+)
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import read_node, write_node
@@ -78,10 +85,14 @@ def repair(store: str | Path) -> RepairReport:
         If something cannot be mended.
     """
     store = Path(store)
-    inventory(store)  # refuses what is no store before anything is locked or changed
+    described(store)  # refuses what is no store before anything is locked or changed
     with StoreLock(store):
-        done = list(_mend(store))
         found = inventory(store)
+        done = list(_mend_files(found))
+        if done:
+            found = inventory(store)
+        done += _release(found)
+        done += _mend_words(found)
     return RepairReport(
         frames_present=found.frames_present,
         frames_missing=found.frames_missing,
@@ -90,21 +101,24 @@ def repair(store: str | Path) -> RepairReport:
     )
 
 
-def _mend(store: Path) -> Iterator[str]:
-    found = inventory(store)
+def _mend_files(found: Inventory) -> Iterator[str]:
+    """Mend all that decides what is there."""
     for path in found.unfinished:
         path.unlink()
-        yield f"removed {path.relative_to(store)}: it was never finished"
+        yield f"removed {path.relative_to(found.store)}: it was never finished"
     for image in found.images:
         for shard in image.torn:
-            yield _cut(shard, image.layout.n_chunks, store)
+            yield _cut(shard, image.layout.n_chunks, found.store)
         yield from _drop_levels(image)
-    yield from _release(store)
-    block, images = reading.read_block(store), inventory(store).images
-    yield from _fit_times(images, n_times_of(block, images))
+
+
+def _mend_words(found: Inventory) -> Iterator[str]:
+    """Let metadata and journals tell of what is there."""
+    block = reading.read_block(found.store)
+    yield from _fit_times(found.images, n_times_of(block, found.images))
     if "stream" in block:
         stream = Stream.model_validate(block["stream"])
-        for number, image in enumerate(images):
+        for number, image in enumerate(found.images):
             yield from mend_journal(image, number, stream)
 
 
@@ -133,12 +147,9 @@ def _drop_levels(image: ImageInventory) -> Iterator[str]:
             yield f"removed level {level.name}, which was not finished"
 
 
-def _release(store: Path) -> Iterator[str]:
+def _release(found: Inventory) -> Iterator[str]:
     """Give back disk space behind the ends of shards."""
-    n_bytes = 0
-    for image in inventory(store).images:
-        for shard in image.shards:
-            n_bytes += _released(shard.path)
+    n_bytes = sum(_released(x.path) for image in found.images for x in image.shards)
     if n_bytes:
         yield f"gave back {n_bytes} bytes that were asked for in advance"
 

@@ -13,6 +13,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -242,7 +243,7 @@ class WholeShardSink:
 
     def _raise_if_failed(self) -> None:
         if (error := self._error) is not None:
-            raise OSError(error.errno, error.strerror) from error
+            raise copy(error) from error
 
 
 def _begin(array: Any, piece: Piece) -> Iterator[Any]:

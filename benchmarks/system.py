@@ -70,7 +70,7 @@ class Options:
     """
 
     seconds: float = 15.0
-    min_rate_hz: float = 25.0
+    min_rate_hz: float = 12.5
     max_rate_hz: float = 800.0
     only: tuple[str, ...] = tuple(CONTENDERS)
     folder: Path = Path(tempfile.gettempdir())

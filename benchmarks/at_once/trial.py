@@ -60,8 +60,14 @@ class Trial:
 
     @property
     def finish_limit_s(self) -> float:
-        """From the last exposure until everything is handled: what may have waited."""
-        return 0.5 + 0.05 * self.lasts_s
+        """From the last exposure until everything is handled: what may have waited.
+
+        Whoever saves volumes whole can begin only then, and has until the next.
+        """
+        limit_s = 0.5 + 0.05 * self.lasts_s
+        if CONTENDERS[self.contender].saves_volumes:
+            return max(limit_s, self.planes / self.rate_hz)
+        return limit_s
 
     @property
     def disk_limit_s(self) -> float:

@@ -7,7 +7,7 @@ neither files nor where in an image a chunk lies. No state; any number of thread
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,23 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Blosc(NamedTuple):
-    """Settings of the compressor; ``shuffle`` as numcodecs numbers it."""
+    """Settings of the compressor, as zarr names them."""
 
-    cname: str
+    cname: Literal["lz4", "zstd"]
     clevel: int
-    shuffle: int
+    shuffle: Literal["shuffle", "bitshuffle"]
     blocksize: int
 
 
 BLOSC: dict[Codec, Blosc | None] = {
     "none": None,
-    "lz4": Blosc("lz4", 1, blosc.BITSHUFFLE, 0),
+    "lz4": Blosc("lz4", 1, "bitshuffle", 0),
     # Blocks larger than the automatic ones: twice as fast, and a little smaller.
-    "zstd": Blosc("zstd", 1, blosc.SHUFFLE, 2**18),
+    "zstd": Blosc("zstd", 1, "shuffle", 2**18),
 }
+
+SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+"""As numcodecs numbers them."""
 
 
 def most_bytes(n_bytes: int) -> int:
@@ -74,7 +77,7 @@ def encode_into(
         pixels,
         settings.cname.encode(),
         settings.clevel,
-        settings.shuffle,
+        SHUFFLES[settings.shuffle],
         settings.blocksize,
     )
     out[: len(data)] = np.frombuffer(data, np.uint8)

@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from ome_zarr.axes import Axes
-from ome_zarr.format import format_from_version
 from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
 from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers import metadata
+from opm_engine.writers.encoding import BLOSC
 from opm_engine.writers.layout import Layout
 from opm_engine.writers.node import NAME, read_node, write_node
 from opm_engine.writers.sink import Codec
 
-FORMAT = format_from_version(metadata.VERSION)
-
-COMPRESSORS: dict[Codec, tuple[BloscCodec, ...]] = {
-    "lz4": (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),),
-    "zstd": (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),),
-    "none": (),
-}
-"""lz4 keeps up with a camera on one core; zstd is smaller and slower."""
+if TYPE_CHECKING:
+    from ome_zarr.format import Format
 
 MAX_TIMES = 2**31 - 1
 """More time points than any run has, where their number is not known."""
@@ -103,13 +96,26 @@ def array_document(layout: Layout, codec: Codec) -> dict[str, Any]:
         chunks=layout.chunk,
         shards=layout.shard,
         dtype=np.dtype(layout.dtype),
-        compressors=COMPRESSORS[codec],
-        chunk_key_encoding=FORMAT.chunk_key_encoding,
+        compressors=_compressors(codec),
+        chunk_key_encoding=_format().chunk_key_encoding,
         fill_value=0,
         dimension_names=[axis["name"] for axis in metadata.AXES],
     )
     document: dict[str, Any] = json.loads(memory[NAME].to_bytes())
     return document
+
+
+def _compressors(codec: Codec) -> tuple[BloscCodec, ...]:
+    settings = BLOSC[codec]
+    return () if settings is None else (BloscCodec(**settings._asdict()),)
+
+
+@cache
+def _format() -> Format:
+    # Imported late: it takes a second, which readers of a store need not wait.
+    from ome_zarr.format import format_from_version
+
+    return format_from_version(metadata.VERSION)
 
 
 class Times:
@@ -163,15 +169,17 @@ class Times:
 
 def _check(image: dict[str, Any]) -> None:
     # The reference implementation's rules, not ours, say what is valid.
+    from ome_zarr.axes import Axes
+
     (multiscale,) = image["ome"]["multiscales"]
-    axes = Axes(multiscale["axes"], fmt=FORMAT).to_list()
+    axes = Axes(multiscale["axes"], fmt=_format()).to_list()
     transformations = [
         dataset["coordinateTransformations"] for dataset in multiscale["datasets"]
     ]
-    FORMAT.validate_coordinate_transformations(len(axes), 1, transformations)
+    _format().validate_coordinate_transformations(len(axes), 1, transformations)
 
 
 def _create_group(path: Path, attributes: dict[str, Any]) -> None:
     path.mkdir(parents=True)
-    group = {"zarr_format": FORMAT.zarr_format, "node_type": "group"}
+    group = {"zarr_format": _format().zarr_format, "node_type": "group"}
     write_node(path, {**group, "attributes": attributes})

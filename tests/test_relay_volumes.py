@@ -13,8 +13,8 @@ import useq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opm_engine.plan import ChannelInfo, PositionInfo, Stream
-from opm_engine.relay import ThreadRelay, latest, wants_of
+from opm_engine.plan import ChannelInfo, PositionInfo, Stream, wants_of
+from opm_engine.relay import ThreadRelay, latest
 from opm_engine.relay.budget import Budget, memory_of
 from opm_engine.relay.waiting import Item, Waiting
 from relaying import ONE_EVENT, PATIENCE_S, Recorder, Stage, wait_until

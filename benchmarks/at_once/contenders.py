@@ -251,8 +251,9 @@ def _stock(
     runner.events.frameReady.connect(measure)
     try:
         with mda_listeners_connected(*listeners, mda_events=runner.events) as relay:
+            relay.name = type(relay).__name__
             yield Listening(
-                backlog=lambda: {"MDARelayThread": relay.remaining() * n_bytes},
+                backlog=lambda: {relay.name: relay.remaining() * n_bytes},
                 errors=dict,
                 taken=lambda: (raw.n_taken, volumes.n_taken),
                 deskew=deskew,

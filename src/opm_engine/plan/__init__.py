@@ -11,6 +11,7 @@ from opm_engine.plan.describe import describe
 from opm_engine.plan.events import BurstEvents
 from opm_engine.plan.field_of_view import set_field_of_view, with_field_of_view
 from opm_engine.plan.foreign import block_of, is_loose, positions_of, stream_of
+from opm_engine.plan.forms import wants_of
 from opm_engine.plan.irregular import is_irregular
 from opm_engine.plan.model import ScanPlan
 from opm_engine.plan.notes import Flag, Inputs
@@ -52,6 +53,7 @@ __all__ = [
     "refuse_travel",
     "set_field_of_view",
     "stream_of",
+    "wants_of",
     "with_field_of_view",
     "z_offset_um",
 ]

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from opm_engine.plan import BLOCK
+from opm_engine.plan import BLOCK, wants_of
 from opm_engine.processing.projections import MaxProjections
 from opm_engine.processing.window import Slab
 
@@ -27,9 +27,6 @@ METHODS = (
     "sequenceFinished",
     "projectionsReady",
 )
-
-FORMS = "projectionsReady", "slabReady", "frameReady"
-"""Forms of a volume; a handler that can take several gets the first of them."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +80,9 @@ def _is_handler(output: object) -> bool:
     return not isinstance(output, type) and any(map(callable, methods))
 
 
-def wanted_by(output: object) -> frozenset[str]:
-    """Return the methods through which a handler wants volumes.
-
-    They are what its attribute ``wants`` says, else the first of `FORMS` that it has.
-    """
-    told: Iterable[str] | None = getattr(output, "wants", None)
-    if told is not None:
-        return frozenset(told)
-    return frozenset([form for form in FORMS if hasattr(output, form)][:1])
-
-
 def wanted(outputs: Iterable[object]) -> frozenset[str]:
     """Return what any of the handlers wants."""
-    return frozenset[str]().union(*map(wanted_by, outputs))
+    return frozenset[str]().union(*map(wants_of, outputs))
 
 
 def check_all(
@@ -133,7 +119,7 @@ def hand_out(outputs: Iterable[object], parcel: Parcel) -> None:
     last = len(parcel.slabs) - 1
     for output in outputs:
         target: Any = output
-        wants, event = wanted_by(output), parcel.event
+        wants, event = wants_of(output), parcel.event
         if "slabReady" in wants:
             for number, slab in enumerate(parcel.slabs):
                 is_last = number == last and parcel.last_meta is not None

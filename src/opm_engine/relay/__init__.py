@@ -8,7 +8,7 @@ are the way back to the runner, ``publisher`` and ``outlet`` the ways out to who
 looks on. Knows no stage: neither deskew nor writers, neither engine nor devices.
 """
 
-from opm_engine.relay.branch import Branch, latest, wants_of
+from opm_engine.relay.branch import Branch, latest
 from opm_engine.relay.outlet import Item, Outlet
 from opm_engine.relay.stats import BranchStats
 from opm_engine.relay.thread_relay import ThreadRelay
@@ -20,5 +20,4 @@ __all__ = [
     "Outlet",
     "ThreadRelay",
     "latest",
-    "wants_of",
 ]

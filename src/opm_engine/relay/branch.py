@@ -58,7 +58,7 @@ class Branch:
         at once. If the handler has ``raise_if_failed()``, as a relay has, that is
         called after each other call.
 
-        Where volumes come, see `wants_of` for the form in which it gets them. If it has
+        Where volumes come, see `opm_engine.plan.wants_of` for the form in which it gets them. If it has
         ``takes``, a dict from fields of a `Stream` to what it takes, like ``{"kind":
         "volumes", "dtype": ("uint8", "uint16")}``, a run that announces something else
         is refused. If it has ``outputs``, relays among them belong to this relay's
@@ -123,21 +123,6 @@ class Branch:
 def latest(handler: object, name: str = "", max_bytes: int | None = None) -> Branch:
     """Return a branch that drops old frames instead of holding up the acquisition."""
     return Branch(handler, "latest", name, max_bytes)
-
-
-def wants_of(handler: object) -> frozenset[str]:
-    """Return in which forms a handler wants volumes.
-
-    What its attribute ``wants`` says; else, of the methods that it has, the first of
-    ``projectionsReady``, ``slabReady`` and ``frameReady``.
-    """
-    wants: frozenset[str] | None = getattr(handler, "wants", None)
-    if wants is not None:
-        return wants
-    for name in (PROJECTIONS, SLAB, FRAME):
-        if callable(getattr(handler, name, None)):
-            return frozenset({name})
-    return frozenset()
 
 
 def needs_whole_volumes(handler: object) -> bool:

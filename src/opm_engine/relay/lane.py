@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from opm_engine.plan import wants_of
 from opm_engine.relay.branch import (
     CHECK,
     FINISHED,
@@ -23,7 +24,6 @@ from opm_engine.relay.branch import (
     STARTED,
     log_error,
     needs_whole_volumes,
-    wants_of,
 )
 from opm_engine.relay.budget import NOTHING, Memory
 from opm_engine.relay.fitting import announced, is_offered_in_parts, refuse_untaken

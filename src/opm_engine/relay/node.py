@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from opm_engine.plan import wants_of
 from opm_engine.relay import tree
 from opm_engine.relay.branch import (
     FRAME,
@@ -19,7 +20,6 @@ from opm_engine.relay.branch import (
     free_name,
     needs_whole_volumes,
     settled,
-    wants_of,
 )
 from opm_engine.relay.budget import Budget
 from opm_engine.relay.lane import Lane

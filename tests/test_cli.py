@@ -134,6 +134,7 @@ def test_demo(tmp_path: Path) -> None:
 def test_run(small: Path) -> None:
     done = opm_engine(
         *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out", "--json"),
+        *("--progress-file", "out/progress.jsonl"),
         cwd=small,
     )
     assert done.returncode == 0, done.stderr
@@ -141,7 +142,7 @@ def test_run(small: Path) -> None:
     out = small / "out"
     assert {path.name for path in out.iterdir()} == {
         *("raw.ome.zarr", "deskewed.ome.zarr", "projections.png"),
-        *("microscope.toml", "sequence.yaml", "acquisition.log"),
+        *("microscope.toml", "sequence.yaml", "acquisition.log", "progress.jsonl"),
     }
     assert Microscope.load(out / "microscope.toml") == microscope()
     assert "acquired" in (out / "acquisition.log").read_text()
@@ -191,7 +192,7 @@ ERRORS = {
     ),
     "no-progress-file": (
         *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"),
-        *("--progress-file", "none/progress.jsonl"),
+        *("--progress-file", "scan.yaml/progress.jsonl"),
     ),
     "no-such-codec": (
         *("run", "scan.yaml", "--microscope", "scope.toml", "--out", "out"),

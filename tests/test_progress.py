@@ -40,9 +40,17 @@ def test_it_appends(tmp_path: Path) -> None:
     assert told(path) == [0, 3, 0, 3]
 
 
+def test_its_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "progress.jsonl"
+    with ProgressFile(path, lambda: 3):
+        pass
+    assert told(path) == [0, 3]
+
+
 def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        ProgressFile(tmp_path / "none" / "x", lambda: 1).__enter__()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        ProgressFile(tmp_path / "file" / "x", lambda: 1).__enter__()
 
 
 @POSIX

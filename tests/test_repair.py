@@ -28,6 +28,8 @@ from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
 from opm_engine.writers.repair import RepairReport, repair
 from opm_engine.writers.scene import rewrite_as_scene
+from sequences import TWO_CHANNELS, scan
+from twins import opened
 from writing import SEQUENCE, carrier, images, indices, item, send, stream_for
 
 PLANES = stream_for(t=2, p=2, c=2, z=6, shape=(24, 40))
@@ -275,7 +277,7 @@ def test_before_repair_it_is_told(stores: Stores, tmp_path: Path) -> None:
     assert [shard.path for shard in found.images[0].torn] == [shards(store)[0]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_shard_cut_anywhere(
     data: st.DataObject, stores: Stores, tmp_path_factory: pytest.TempPathFactory
@@ -415,3 +417,27 @@ def test_places_of_the_journal_are_those_of_the_stream(stores: Stores) -> None:
     frames = list(read_frames(stores("planes"), 1))
     assert len(frames) == n_items(PLANES) // 2
     assert PLANES.place(frames[0]["index"]) == Place(0, 1, 0, 0)
+
+
+# ---- sequences with holes ------------------------------------------------------------
+
+
+def test_frames_that_were_never_asked_for_are_not_missing(tmp_path: Path) -> None:
+    channels = [*TWO_CHANNELS[:1], {**TWO_CHANNELS[1], "acquire_every": 2}]
+    sequence = scan(
+        channels=channels,
+        time_plan={"interval": 0, "loops": 3},
+        axis_order="tpcz",
+    )
+    with opened() as scope:
+        scope.acquire(sequence, tmp_path / "out")
+    raw, deskewed = (
+        describe_store(tmp_path / "out" / f"{name}.ome.zarr")
+        for name in ("raw", "deskewed")
+    )
+    assert (raw["frames_present"], raw["frames_missing"]) == (25, 0)
+    assert (deskewed["frames_present"], deskewed["frames_missing"]) == (5, 0)
+    assert raw["is_whole"]
+    assert deskewed["is_whole"]
+    report = repair(tmp_path / "out" / "raw.ome.zarr")
+    assert (report.frames_missing, report.repaired) == (0, [])

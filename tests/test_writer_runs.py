@@ -284,6 +284,7 @@ def test_the_z_of_a_volume_says_nothing(tmp_path: Path) -> None:
     writer.sequenceStarted(SEQUENCE, carrier(stream))
     at = {"t": 0, "p": 0, "c": 0, "z": 99}
     send(writer, stream, at)
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, [at])
 
 

@@ -25,7 +25,7 @@ class ProgressFile:
     Parameters
     ----------
     path : Path
-        Made if missing; what is in it stays.
+        Made if missing, its folders too; what is in it stays.
     count : callable
         Returns N; quick, and called from another thread.
 
@@ -45,6 +45,7 @@ class ProgressFile:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             self._tell(0)

@@ -58,11 +58,12 @@ class Branch:
         at once. If the handler has ``raise_if_failed()``, as a relay has, that is
         called after each other call.
 
-        Where volumes come, see `opm_engine.plan.wants_of` for the form in which it gets them. If it has
-        ``takes``, a dict from fields of a `Stream` to what it takes, like ``{"kind":
-        "volumes", "dtype": ("uint8", "uint16")}``, a run that announces something else
-        is refused. If it has ``outputs``, relays among them belong to this relay's
-        tree; then, unless it says ``whole_volumes = False``, a ``latest`` branch
+        Where volumes come, see :func:`opm_engine.plan.wants_of` for the form in which
+        it gets them. If it has ``takes``, a dict from fields of a `Stream` to what it
+        takes, like ``{"kind": "volumes", "dtype": ("uint8", "uint16")}``, a run that
+        announces something else is refused. If it has ``outputs``, relays among them
+        belong to this relay's tree; then, unless it says ``whole_volumes = False``, a
+        ``latest`` branch
         gives it all planes of a volume or none.
     policy : {"lossless", "latest"}
         ``lossless``: the acquisition waits for room. ``latest``: the newest frame

@@ -244,6 +244,7 @@ class Deskew:
             self._give_up(key, volume)
         outputs = self.outputs if self._scan is not None else ()
         self._run, self._scan, self._open = None, None, {}
+        self._reserve.relax()
         finish_all(outputs, sequence)
 
     def _follow(self, event: useq.MDAEvent, meta: Meta) -> Scan:

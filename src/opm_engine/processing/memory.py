@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from opm_engine.processing.scan import Scan
 
-TOUCHED_BYTES = 2**30
+TOUCHED_BYTES = 3 * 2**29
 """At most so much is touched before a run."""
+
+WAITING_BYTES = 2**31
+"""What may wait for slow outputs and, in a run, is kept when it comes back: as much as
+a relay lets wait by itself."""
 
 
 class Reserve:
@@ -77,13 +81,17 @@ class Reserve:
     ) -> None:
         """Take memory and touch it, so that no plane waits for fresh pages.
 
-        Twice as much is kept: outputs hold on to volumes while they write them away.
+        Twice as much is touched: outputs hold on to volumes while they write them away.
         """
         n_open = n_open_volumes(sequence, scan.planes)
         n_kept = 2 * n_open * _volume_bytes(scan, wants)
-        if n_kept <= self._n_kept:
+        is_enough = n_kept <= self._n_kept
+        if not is_enough:
+            self._n_kept = n_kept
+            self.pool.keep(0)  # it is of another size
+        self.pool.keep(self._n_kept + WAITING_BYTES)
+        if is_enough:
             return
-        self.pool, self._n_kept = BufferPool(n_kept), n_kept
         n_z, n_y, n_x = scan.shape
         n_pieces = n_open
         if "frameReady" not in wants:
@@ -92,10 +100,14 @@ class Reserve:
         most = TOUCHED_BYTES // (n_z * n_y * n_x * 2)
         pieces = [
             self.pool.take((n_z, n_y, n_x), np.uint16)
-            for _ in range(min(n_pieces, most))
+            for _ in range(min(2 * n_pieces, most))
         ]
         for piece in pieces:
             piece.fill(0)
+
+    def relax(self) -> None:
+        """Keep no more between runs than was touched for them."""
+        self.pool.keep(self._n_kept)
 
 
 def n_open_volumes(sequence: useq.MDASequence, planes: Stream) -> int:

@@ -7,6 +7,7 @@ neither files nor where in an image a chunk lies. No state; any number of thread
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -73,15 +74,31 @@ def encode_into(
         whole = np.empty(shape, pixels.dtype)
         _fill(whole, pixels)
         pixels = whole
-    data = blosc.compress(
+    # Much of a deskewed volume lies outside the scan.
+    is_dark = not pixels[(-1,) * pixels.ndim] and not pixels.any()
+    data = (
+        _dark(pixels.nbytes, settings, pixels.itemsize)
+        if is_dark
+        else _compressed(pixels, settings)
+    )
+    out[: len(data)] = np.frombuffer(data, np.uint8)
+    return len(data)
+
+
+def _compressed(pixels: npt.NDArray[Any], settings: Blosc) -> bytes:
+    data: bytes = blosc.compress(
         pixels,
         settings.cname.encode(),
         settings.clevel,
         SHUFFLES[settings.shuffle],
         settings.blocksize,
     )
-    out[: len(data)] = np.frombuffer(data, np.uint8)
-    return len(data)
+    return data
+
+
+@lru_cache(maxsize=16)
+def _dark(n_bytes: int, settings: Blosc, itemsize: int) -> bytes:
+    return _compressed(np.zeros(n_bytes // itemsize, f"u{itemsize}"), settings)
 
 
 def _fill(chunk: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> None:

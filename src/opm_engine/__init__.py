@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from opm_engine.daq.protocol import DaqError
     from opm_engine.engine import OPMEngine
     from opm_engine.plan import PlanError, ScanPlan, ScanSettings, plan_scan
-    from opm_engine.processing import Deskew, Projections, deskew
-    from opm_engine.relay import ThreadRelay
+    from opm_engine.processing import Correction, Deskew, Projections, deskew
+    from opm_engine.relay import ThreadRelay, latest
     from opm_engine.session import Scope, open_microscope
     from opm_engine.writers import OMEZarrWriter
 
 __all__ = [
     "ConfigError",
+    "Correction",
     "DaqError",
     "Deskew",
     "Microscope",
@@ -33,6 +34,7 @@ __all__ = [
     "Scope",
     "ThreadRelay",
     "deskew",
+    "latest",
     "open_microscope",
     "plan_scan",
 ]
@@ -42,8 +44,8 @@ _HOMES = {
     "daq.protocol": ("DaqError",),
     "engine": ("OPMEngine",),
     "plan": ("PlanError", "ScanPlan", "ScanSettings", "plan_scan"),
-    "processing": ("Deskew", "Projections", "deskew"),
-    "relay": ("ThreadRelay",),
+    "processing": ("Correction", "Deskew", "Projections", "deskew"),
+    "relay": ("ThreadRelay", "latest"),
     "session": ("Scope", "open_microscope"),
     "writers": ("OMEZarrWriter",),
 }

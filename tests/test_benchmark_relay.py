@@ -23,6 +23,7 @@ def run(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_prints_one_json_object() -> None:
     found = json.loads(run("--json", "--repeats", "1", "--frames", "10"))
     figures = {

@@ -37,6 +37,7 @@ def system(folder: Path, *options: str) -> None:
     script.main(["--dir", str(folder), *options])
 
 
+@pytest.mark.slow
 def test_it_prints_one_json_object_and_leaves_nothing(tmp_path: Path, capfd) -> None:
     names = ["raw_lz4", "everything", "stock_everything"]
     system(tmp_path, "--quick", "--json", "--only", ",".join(names))

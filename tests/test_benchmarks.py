@@ -38,6 +38,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+@pytest.mark.slow
 def test_engine_prints_one_json_object() -> None:
     found = json.loads(run("--json", "--repeats", "1", "--frames", "10"))
     for part, names in RATES.items():
@@ -61,6 +62,7 @@ def test_engine_prints_a_table() -> None:
         assert words in text
 
 
+@pytest.mark.slow
 def test_deskew_prints_one_json_object() -> None:
     found = json.loads(run("--json", "--quick", "--repeats", "2", script="deskew"))
     assert found["volume"] == [32, 135, 100]

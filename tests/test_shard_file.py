@@ -206,3 +206,49 @@ def test_a_folder_that_cannot_be_written_is_an_error(
         probe(tmp_path)
     monkeypatch.setattr(shard_file, "pwrite", None)
     assert probe(tmp_path) is None
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+@pytest.mark.parametrize("n_pages", range(12))
+def test_killed_while_the_page_cache_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_pages: int
+) -> None:
+    """The kernel copies page by page, and a kill ends it between two of them."""
+    path = tmp_path / "shard"
+    shard = ShardFile(path, N_CHUNKS, THROUGH_CACHE)
+    before = {0: 100, 1: 9000}
+    append(shard, THROUGH_CACHE, before)
+    left = n_pages
+
+    def copy_pages(fd: int, data: Any, offset: int) -> int:
+        nonlocal left
+        done = 0
+        while done < len(data):
+            if not left:
+                raise Killed
+            left -= 1
+            n_bytes = min(
+                shard_file.PAGE - (offset + done) % shard_file.PAGE, len(data)
+            )
+            done += os.pwrite(fd, data[done : done + n_bytes], offset + done)
+            assert held(path) in (before, after)  # whoever looks just now
+        return done
+
+    sizes = {3: 4000, 4: 20_000}
+    after = before | sizes
+    monkeypatch.setattr(shard_file, "pwrite", copy_pages)
+    if n_pages < 8:
+        with pytest.raises(Killed):
+            append(shard, THROUGH_CACHE, sizes)
+        assert held(path) == before
+    else:
+        append(shard, THROUGH_CACHE, sizes)
+        assert held(path) == after
+    monkeypatch.undo()
+    again = ShardFile(path, N_CHUNKS, THROUGH_CACHE)
+    append(again, THROUGH_CACHE, {7: 5000})
+    again.close()
+    assert held(path).items() >= (before | {7: 5000}).items()

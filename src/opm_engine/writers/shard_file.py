@@ -7,11 +7,16 @@ Every append puts [chunks | padding | index] behind what is there, in one write,
 never touches a byte that was written before. So the file always ends in a valid index,
 but for the write in flight; what that left can be cut off (`shard_index.recover`). A
 file appears under its name with its first chunk.
+
+Past the page cache a file grows when a write is complete. Through it, it grows page by
+page, and would not end in an index meanwhile: there the old index is first put where
+the file will end, and is overwritten last.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +30,9 @@ from opm_engine.writers.encoding import Bytes
 
 DIRECT_BLOCK = 4096
 """Writes past the page cache begin and end at multiples of this, memory too."""
+
+PAGE = mmap.PAGESIZE
+"""What the page cache takes or does not take of a write."""
 
 PARTIAL = ".partial"
 """Suffix of a shard that holds no chunk yet; a crash may leave one."""
@@ -127,18 +135,29 @@ class ShardFile:
             table[number] = at, size
             at += size
         index = np.frombuffer(shard_index.encode(table), np.uint8)
-        data = buffer[: _up(at - start + len(index), self._block)]
+        end = self._end_behind(at, len(index))
+        data = buffer[: end - start]
         data[at - start :] = 0
         data[-len(index) :] = index
         try:
+            if self._block != DIRECT_BLOCK and not self._is_new:
+                old = np.frombuffer(shard_index.encode(self._table), np.uint8)
+                _write_all(self._fd, old, end - len(old), 1)
             _write_all(self._fd, data, start, self._block)
         except OSError as error:
             os.ftruncate(self._fd, self._end)
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        self._table, self._end = table, start + len(data)
+        self._table, self._end = table, end
         if self._is_new:
             _partial(self._path).rename(self._path)
             self._is_new = False
+
+    def _end_behind(self, at: int, n_bytes: int) -> int:
+        """Return where the file ends if an index follows chunks that end at ``at``."""
+        end = _up(at + n_bytes, self._block)
+        if n_bytes <= PAGE and (end - n_bytes) // PAGE != (end - 1) // PAGE:
+            end = _up(_up(at, PAGE) + n_bytes, self._block)  # a page is written whole
+        return end
 
     def close(self) -> None:
         """Let go of the file; may be called twice.
@@ -158,7 +177,7 @@ class ShardFile:
 
 def tail_bytes(n_chunks: int, block: int) -> int:
     """Room that `ShardFile.append` needs behind the chunks, at most."""
-    return shard_index.index_bytes(n_chunks) + block
+    return 2 * shard_index.index_bytes(n_chunks) + block
 
 
 def _write_all(fd: int, data: Bytes, offset: int, block: int) -> None:

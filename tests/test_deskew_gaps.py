@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
+
 import numpy as np
 import pytest
 import useq
@@ -46,7 +48,7 @@ def dark_without(stack, missing: set[int], z_bin: int):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    missing=st.sets(st.integers(0, N_PLANES - 2), max_size=5),
+    missing=st.sets(st.integers(0, N_PLANES - 1), max_size=6),
     direction=st.sampled_from([1, -1]),
     z_bin=st.integers(1, 3),
 )
@@ -63,7 +65,10 @@ def test_rows_that_need_a_missing_plane_are_zero(missing, direction, z_bin) -> N
     assert told.get("missing_planes", []) == sorted(missing)
     index = {"t": 1, "c": 1}
     assert handler.gaps == ((Gap(index, tuple(sorted(missing))),) if missing else ())
-    assert handler.incomplete == ()
+    is_cut = N_PLANES - 1 in missing
+    assert handler.incomplete == ((index,) if is_cut else ())
+    assert ("latency_ms" in told) is not is_cut
+    assert len(handler.latency_ms) == (not is_cut)
 
 
 @pytest.mark.parametrize("direction", [1, -1])
@@ -93,29 +98,107 @@ def test_first_planes_have_nothing_to_be_interpolated_from() -> None:
     assert output.metas[0]["extra"]["deskew"]["missing_planes"] == [0, 1]
 
 
-def test_what_lacks_its_last_planes_is_not_made_up() -> None:
-    handler, output = played(noise(4, SCAN), {3, N_PLANES - 1})
-    assert output.calls == ["started", "finished"]
-    assert handler.incomplete == ({"t": 1, "c": 1},)
-    assert handler.gaps == (Gap({"t": 1, "c": 1}, (3,)),)
+def test_last_planes_have_nothing_to_be_interpolated_to() -> None:
+    stack = noise(4, SCAN) | 1
+    _, output = played(stack, {6, 7}, missing="interpolate")
+    expected = dark_without(stack, {6, 7}, 1)
+    assert np.abs(output.volumes[1, 0, 1] - expected).max() <= 0.51
+    assert output.calls == ["started", "volume", "finished"]
+
+
+def test_what_lacks_its_last_planes_comes_with_the_latest_metadata() -> None:
+    output = Recorder()
+    handler = Deskew([output])
+    handler.sequenceStarted(sequence_of(), summary_with(SCAN, n_planes=N_PLANES))
+    for z, plane in enumerate(noise(4, SCAN)[:5]):
+        event = useq.MDAEvent(index={"t": 1, "z": z}, x_pos=z)
+        handler.frameReady(plane, event, {"runner_time_ms": z})
+    handler.sequenceFinished(sequence_of())
+    (event,), (meta,) = output.events, output.metas
+    assert (dict(event.index), event.x_pos) == ({"t": 1}, 4)
+    assert meta["runner_time_ms"] == 4
+    assert meta["extra"]["deskew"] == {"missing_planes": [5, 6, 7]}
+
+
+def test_a_volume_without_planes_is_not_made() -> None:
+    output = Recorder()
+    handler = Deskew([output])
+    handler.sequenceStarted(sequence_of(), summary_with(SCAN, n_planes=N_PLANES))
+    with pytest.raises(ValueError, match="plane must be"):
+        handler.frameReady(noise(1)[0, :-1], useq.MDAEvent(index={"z": 3}), {})
+    handler.frameReady(noise(1)[0], useq.MDAEvent(index={"t": 1, "z": 0}), {})
+    handler.sequenceFinished(sequence_of())
+    assert set(output.volumes) == {(1, 0, 0)}
+    assert handler.gaps == (Gap({"t": 1}, tuple(range(1, N_PLANES))),)
+
+
+class Full(Recorder):
+    """An output whose disk is full after so many volumes."""
+
+    def __init__(self, n_volumes: int) -> None:
+        super().__init__()
+        self.n_volumes = n_volumes
+
+    def frameReady(self, volume, event, meta) -> None:
+        if self.n_volumes == len(self.events):
+            raise OSError(f"no room for {dict(event.index)}")
+        super().frameReady(volume, event, meta)
+
+    def sequenceFinished(self, sequence) -> None:
+        super().sequenceFinished(sequence)
+        raise RuntimeError("cannot finish what is broken")
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 2])
+def test_the_first_failure_is_told_and_nothing_comes_after_it(n_before, caplog) -> None:
+    """Three volumes: the first comes whole, two lack their last planes."""
+    outputs = [Recorder(), Full(n_before), Recorder()]
+    handler = Deskew(outputs)
+    handler.sequenceStarted(sequence_of(), summary_with(SCAN, n_planes=N_PLANES))
+    planes = [(t, z) for t, n in ((0, 6), (1, 8), (2, 6)) for z in range(n)]
+    failure = pytest.raises(OSError, match=f"'t': {(1, 0, 2)[n_before]}")
+    with ExitStack() as stack:
+        if n_before:
+            stack.enter_context(failure)
+        for t, z in planes:
+            is_fatal = not n_before and (t, z) == (1, 7)
+            with failure if is_fatal else nullcontext():
+                event = useq.MDAEvent(index={"t": t, "z": z})
+                handler.frameReady(noise(1, SCAN)[z], event, {})
+            if is_fatal:
+                break
+        with nullcontext() if n_before else pytest.raises(RuntimeError):
+            handler.sequenceFinished(sequence_of())
+    n_volumes = [output.calls.count("volume") for output in outputs]
+    assert n_volumes == [n_before + 1, n_before, n_before]
+    assert [output.calls.count("finished") for output in outputs] == [1, 1, 1]
+    assert ("cannot finish" in caplog.text) is (n_before > 0)
+    handler.sequenceFinished(sequence_of())
 
 
 def test_volumes_that_stay_behind_are_given_up() -> None:
     """Each loses its last plane: they may not pile up until the end of a run."""
-    handler = Deskew()
+    output = Recorder()
+    handler = Deskew([output])
     sequence = sequence_of().replace(time_plan={"interval": 0, "loops": 20})
     summary = summary_with(SCAN, n_planes=N_PLANES, n_times=20)
     handler.sequenceStarted(sequence, summary)
+    stack = noise(6, SCAN) | 1
     for t, z, c in np.ndindex(20, N_PLANES - 1, 2):
         event = useq.MDAEvent(index={"t": t, "p": 0, "c": c, "z": z})
-        handler.frameReady(noise(6, SCAN)[z], event, {})
+        handler.frameReady(stack[z], event, {})
         assert len(handler._open) <= 4
     assert handler.incomplete[:2] == (
         {"t": 0, "p": 0, "c": 0},
         {"t": 0, "p": 0, "c": 1},
     )
+    assert len(output.volumes) == 36
     handler.sequenceFinished(sequence)
     assert len(handler.incomplete) == 40
+    expected = dark_without(stack, {N_PLANES - 1}, 1)
+    assert set(output.volumes) == {(t, 0, c) for t, c in np.ndindex(20, 2)}
+    for volume in output.volumes.values():
+        assert np.abs(volume - expected).max() <= 0.51
 
 
 def test_a_refused_plane_leaves_the_gap_open() -> None:

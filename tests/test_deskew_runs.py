@@ -139,7 +139,7 @@ def signatures() -> list:
     return [part.signatures for part in parts if isinstance(part, CPUDispatcher)]
 
 
-def test_cancelled_run_hands_out_no_half_volumes() -> None:
+def test_cancelled_run_hands_out_what_came() -> None:
     output = Recorder()
     handler = Deskew([output])
     sequence = sequence_of()
@@ -147,7 +147,11 @@ def test_cancelled_run_hands_out_no_half_volumes() -> None:
     for image, event, meta in list(frames(sequence))[:13]:
         handler.frameReady(image, event, meta)
     handler.sequenceFinished(sequence)
-    assert set(output.volumes) == {(0, 0, 0), (0, 0, 1)}
+    begun = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)]
+    assert list(output.volumes) == begun
+    for key, missing in zip(begun, ([], [], [3], [2, 3]), strict=True):
+        told = output.metas[begun.index(key)]["extra"]["deskew"]
+        assert told.get("missing_planes", []) == missing
     cut = ({"t": 0, "p": 1, "c": 0}, {"t": 0, "p": 1, "c": 1})
     assert handler.incomplete == cut
     handler.sequenceFinished(sequence)  # a second time: nothing more to finish

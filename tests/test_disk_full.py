@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from crashing import STREAMS, acknowledged, process, told, write
 from opm_engine import OMEZarrWriter, ThreadRelay
 from opm_engine.relay import Branch
 from opm_engine.writers import shard_file
+from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
 from opm_engine.writers.repair import repair
+from opm_engine.writers.saving import Saving
 from sequences import scan
 from test_crash import assert_kept
 from twins import microscope, opened, read
@@ -60,7 +63,8 @@ def test_raw_and_deskewed_share_a_disk(
         n_free = max(raw, deskewed) + min(raw, deskewed) // 2
         monkeypatch.setattr(shutil, "disk_usage", disk_of(n_free))
         before = scope.twin.status()["rises"]
-        with pytest.raises(OSError, match=r"needs .* for raw and .* for deskewed") as e:
+        both = r"raw\.\S+ needs \S+ MB and \S+deskewed\.\S+ needs \S+ MB; .* has .* MB"
+        with pytest.raises(OSError, match=both) as e:
             scope.acquire(scan(), tmp_path / "out", codec="none")
         assert e.value.errno == errno.ENOSPC
         assert not (tmp_path / "out").exists()
@@ -75,21 +79,24 @@ def test_raw_and_deskewed_share_a_disk(
 # ---- it fills up ---------------------------------------------------------------------
 
 
-class Watch:
-    """Notes whether there is light while data are flushed."""
+@contextmanager
+def slow_close(board: Any) -> Iterator[list[bool]]:
+    """Let stores close slowly, and note whether there is light meanwhile."""
+    lit: list[bool] = []
+    close_at_once = Saving.close
 
-    def __init__(self, board: Any) -> None:
-        self.board = board
-        self.lit: list[str] | None = None
+    def close(saving: Saving, *, is_whole: bool) -> None:
+        for _ in range(100):
+            lit.append(any(board.line(line) for line in LASERS))
+            time.sleep(2e-3)
+        close_at_once(saving, is_whole=is_whole)
 
-    def frameReady(self, image: Any, event: Any, meta: Any) -> None:
-        pass
-
-    def sequenceFinished(self, sequence: Any) -> None:
-        self.lit = [line for line in LASERS if self.board.line(line)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saving, "close", close)
+        yield lit
 
 
-@pytest.mark.parametrize("n_writes", [1, 20])
+@pytest.mark.parametrize("n_writes", [6, 20])
 def test_light_goes_off_first(
     n_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,15 +114,16 @@ def test_light_goes_off_first(
     monkeypatch.setattr(shard_file, "probe", lambda folder: shard_file.DIRECT_BLOCK)
     writer = OMEZarrWriter(tmp_path / "x.ome.zarr")
     with opened() as scope:
-        watch = Watch(scope.twin.board)
-        relay = ThreadRelay(Branch(writer, name="raw"), watch)
+        relay = ThreadRelay(Branch(writer, name="raw"))
         with (
+            slow_close(scope.twin.board) as lit,
             relay.connected(scope.core.mda),
             pytest.raises(OSError, match="No space") as caught,
         ):
             scope.core.mda.run(LONG)
         assert caught.value.errno == errno.ENOSPC
-        assert watch.lit == []
+        assert lit
+        assert not any(lit)
         assert not any(scope.twin.board.line(line) for line in LASERS)
     n_kept = writer.frames_written
     assert 0 < n_kept < N_LONG
@@ -177,6 +185,40 @@ def test_run_ends_with_the_reason(tmp_path: Path) -> None:
         assert report.frames_missing > 0
         if name == "raw":
             assert report.frames_present >= n_acknowledged
+
+
+# ---- somebody else is there ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_a_folder_is_acquired_into_once_at_a_time(
+    has_data: bool, tmp_path: Path
+) -> None:
+    """Whoever comes second is refused, and takes nothing away from the first."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with opened() as scope, StoreLock(out):
+        if has_data:
+            (out / "raw.ome.zarr").mkdir()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(BlockingIOError, match="out is being written: end that run"):
+            scope.acquire(scan(), out, overwrite=has_data)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_has_its_folder_to_itself(tmp_path: Path) -> None:
+    refused = []
+
+    def try_it(*_: object) -> None:
+        if not refused:
+            with pytest.raises(BlockingIOError) as caught:
+                StoreLock(tmp_path / "out")
+            refused.append(caught.value)
+
+    with opened() as scope:
+        scope.acquire(scan(), tmp_path / "out", on_frame=try_it)
+    assert refused
+    StoreLock(tmp_path / "out").release()
 
 
 # ---- it is slow ----------------------------------------------------------------------

@@ -241,7 +241,7 @@ def test_an_existing_path_is_refused_before_anything_is_armed(tmp_path: Path) ->
         rises = scope.twin.board.rises("port1/line1")
         with (
             relay.connected(scope.core.mda),
-            pytest.raises(FileExistsError, match="overwrite=True"),
+            pytest.raises(FileExistsError, match="overwrite it"),
         ):
             scope.core.mda.run(SCAN)
         assert scope.twin.board.rises("port1/line1") == rises

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,15 @@ from opm_engine.pipeline import STAGES, build, plain
 from opm_engine.processing import Deskew, Projections
 from opm_engine.relay import ThreadRelay
 from opm_engine.writers import OMEZarrWriter
-from relaying import N_FRAMES, Recorder, Stage, connected_run, make_runner
+from relaying import (
+    N_FRAMES,
+    PATIENCE_S,
+    Recorder,
+    Stage,
+    connected_run,
+    make_runner,
+    relay_threads,
+)
 from sequences import scan
 from twins import Ruler, opened, read
 
@@ -86,6 +96,25 @@ def test_own_stages_run():
     connected_run(make_runner(), relay)
     assert [handler.numbers for handler in made] == [list(range(N_FRAMES))] * 2
     assert relay.stage("chain/record").fail_at == 3
+
+
+def test_limits_count_for_forks_and_outputs():
+    gate = threading.Event()
+    stages = {
+        "chain": Stage,
+        "hang": lambda: Recorder(gate=gate, gate_in="frameReady"),
+    }
+    description = [("chain", [("fork", [("chain", ["hang"])])])]
+    relay = build(description, stages=stages, drain_timeout_s=0.2)
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError, match="'hang' hangs: frameReady"):
+            connected_run(make_runner(), relay)
+        assert time.monotonic() - began_s < PATIENCE_S / 2
+    finally:
+        gate.set()
+        for thread in relay_threads():
+            thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize(

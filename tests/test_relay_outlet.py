@@ -165,6 +165,16 @@ def test_outlet_that_is_never_read_is_named_and_fails_the_run(stage):
     assert outlet.latest() is None or outlet.latest().meta["n"] == N_FRAMES - 1
 
 
+def test_outlet_below_waits_as_long_as_the_outermost_relay_says():
+    stage = Doubling()
+    inner = ThreadRelay(Branch(stage, name="double"), drain_timeout_s=PATIENCE_S)
+    outlet = inner.outlet("double", max_bytes=1)
+    relay = ThreadRelay(Stage([inner]), drain_timeout_s=0.2)
+    with pytest.raises(TimeoutError, match=r"outlet has not been read for 0\.2 s"):
+        connected_run(make_runner(TellingEngine()), relay)
+    outlet.close()
+
+
 def test_close_lets_go_of_what_waits():
     relay = make_tree()
     outlet = relay.outlet(max_bytes=1)

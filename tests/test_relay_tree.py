@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -215,6 +216,26 @@ def test_who_hangs_below_is_named_and_nobody_else(hang_in, caplog):
     stuck.numbers.clear()
     connected_run(runner, relay)
     assert stuck.numbers == list(range(N_FRAMES))
+
+
+@pytest.mark.parametrize("hang_in", ["sequenceStarted", "frameReady"])
+@pytest.mark.parametrize("adopted", ["at once", "later"])
+def test_deadlines_of_the_outermost_relay_count_two_levels_down(hang_in, adopted):
+    gate = threading.Event()
+    stuck = Writer(gate=gate, gate_in=hang_in)
+    inner = Stage([ThreadRelay(Branch(stuck, name="stuck"))])  # 60 s of its own
+    outer = Stage([ThreadRelay(inner, drain_timeout_s=PATIENCE_S)])
+    top = Stage([outer] if adopted == "at once" else [])
+    relay = ThreadRelay(top, start_timeout_s=0.2, drain_timeout_s=0.2)
+    top.outputs = (outer,)
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError, match=f"'stuck' hangs: {hang_in}.* 0.2 s"):
+            connected_run(make_runner(TellingEngine()), relay)
+        assert time.monotonic() - began_s < PATIENCE_S / 2
+    finally:
+        gate.set()
+        all_threads_ended()
 
 
 def test_stage_that_hangs_itself_is_named_and_its_outputs_are_closed():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opm_engine.plan import ChannelInfo, PositionInfo, Stream, wants_of
 from opm_engine.relay import ThreadRelay, latest
 from opm_engine.relay.budget import Budget, memory_of
-from opm_engine.relay.waiting import Item, Waiting
+from opm_engine.relay.waiting import Queued, Waiting
 from relaying import ONE_EVENT, PATIENCE_S, Recorder, Stage, wait_until
 
 SLAB_ROWS, SHAPE = 4, (3, 10, 2)
@@ -243,7 +243,7 @@ def whole_or_not(waiting, steps):
                     n_got += item.method != "noteReady"
             continue
         if step == "note":
-            waiting.offer(Item("noteReady", (), memory_of(None), 0.0))
+            waiting.offer(Queued("noteReady", (), memory_of(None), 0.0))
             continue
         volumes = [(("c", c), ("t", t)) for c in range(1 + (step == "channels"))]
         for volume in volumes * 3:
@@ -252,7 +252,7 @@ def whole_or_not(waiting, steps):
             data = np.zeros(20, np.uint8)
             came[of] += of is not None
             n_came += 1
-            waiting.offer(Item(method, (data,), memory_of(data), 0.0, of))
+            waiting.offer(Queued(method, (data,), memory_of(data), 0.0, of))
     while waiting:
         item = waiting.take()
         got[item.volume] += item.volume is not None

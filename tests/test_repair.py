@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +21,14 @@ from hypothesis import strategies as st
 
 from opm_engine import OMEZarrWriter
 from opm_engine.plan import Place, Stream
+from opm_engine.writers.documents import NotAStoreError
 from opm_engine.writers.info import describe_store
-from opm_engine.writers.inventory import NotAStoreError, inventory
+from opm_engine.writers.inventory import inventory
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
 from opm_engine.writers.repair import RepairReport, repair
 from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.sink import Codec
 from sequences import TWO_CHANNELS, scan
 from twins import opened
 from writing import SEQUENCE, carrier, images, indices, item, send, stream_for
@@ -120,27 +121,6 @@ def cut(path: Path, n_bytes: int) -> None:
     os.truncate(path, path.stat().st_size - n_bytes)
 
 
-def reserve(store: Path) -> None:
-    """As the appender does: room behind the end, which the size does not show."""
-    path = shards(store)[0]
-    size = path.stat().st_size
-    with path.open("rb+") as file:
-        os.posix_fallocate(file.fileno(), 0, size + 2**20)
-        file.truncate(size)  # gives it back: only Linux's own call could keep it
-    _keep_size(path, size + 2**20)
-    assert path.stat().st_size == size
-    assert path.stat().st_blocks * 512 > size + 2**19
-
-
-def _keep_size(path: Path, n_bytes: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    with path.open("rb+") as file:
-        sizes = ctypes.c_int64(0), ctypes.c_int64(n_bytes)
-        assert libc.fallocate64(file.fileno(), 1, *sizes) == 0
-
-
 def drop_lines(store: Path) -> None:
     path = journal(store)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -151,6 +131,24 @@ def nonsense_line(store: Path) -> None:
     path = journal(store)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], b"\0" * 40 + b"\n", *lines[3:]]))
+
+
+def drop_common(store: Path) -> None:
+    path = journal(store)
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+
+
+def tear_common(store: Path) -> None:
+    path = journal(store)
+    path.write_bytes(path.read_bytes()[5:])
+
+
+def add_line(entry: object) -> Callable[[Path], None]:
+    return lambda store: append(journal(store), json.dumps(entry).encode() + b"\n")
+
+
+def image(store: Path) -> Path:
+    return journal(store).parent.parent
 
 
 def add_level(store: Path) -> None:
@@ -167,6 +165,7 @@ class Fault(NamedTuple):
     """Whose stores it can happen to."""
 
 
+ARRAY = ("metadata of the array of position 0 again",)
 APPENDED = ("append",)
 """tensorstore gives a shard its name once it is whole."""
 
@@ -220,7 +219,23 @@ FAULTS = {
     "no-journal": Fault(lambda store: journal(store).unlink(), ("added",)),
     "nonsense-line": Fault(nonsense_line, ("dropped 1 lines", "added 1 lines")),
     "unfinished-level": Fault(add_level, ("removed level 1",)),
-    "reserved": Fault(reserve, ("gave back",)),
+    "level-just-begun": Fault(
+        lambda store: Path.mkdir(image(store) / "1"), ("level 1",)
+    ),
+    "index-of-words": Fault(add_line({"index": {"t": "a"}}), ("cannot be read",)),
+    "index-of-a-list": Fault(add_line({"index": [1, 2]}), ("cannot be read",)),
+    "index-between": Fault(add_line({"index": {"t": 0.5}}), ("cannot be read",)),
+    "tags-of-a-list": Fault(
+        add_line({"index": {"t": 0}, "camera_metadata": [1]}), ("cannot be read",)
+    ),
+    "index-of-nothing": Fault(add_line({"index": {"t": 99}}), ("not there",)),
+    "common-of-a-list": Fault(add_line({"common": [1]}), ("cannot be read",)),
+    "common-lost": Fault(drop_common, ("recovered: the line is lost",)),
+    "common-torn": Fault(
+        tear_common, ("cannot be read", "recovered: the line is lost")
+    ),
+    "array-lost": Fault(lambda store: (image(store) / "0/zarr.json").unlink(), ARRAY),
+    "array-torn": Fault(lambda store: cut(image(store) / "0/zarr.json", 9), ARRAY),
 }
 
 
@@ -236,8 +251,6 @@ CASES = [
 def test_repairs(
     fault: str, kind: str, backend: str, stores: Stores, tmp_path: Path
 ) -> None:
-    if fault == "reserved" and sys.platform != "linux":
-        pytest.skip("only Linux reserves room behind a file's end")
     store = shutil.copytree(stores(kind, backend), tmp_path / "x.ome.zarr")
     case, stream = FAULTS[fault], STREAMS[kind]
     case.inject(store)
@@ -331,6 +344,99 @@ def test_a_volume_cut_off(tmp_path: Path) -> None:
     assert not array[0, 1, :, 32:].any()
 
 
+# ---- metadata that are gone ---------------------------------------------------------
+
+
+TO_MEND = {
+    "image-lost": ("1/zarr.json", None, "metadata of position 1 again"),
+    "image-torn": ("1/zarr.json", "{", "metadata of position 1 again"),
+    "image-of-nothing": ("1/zarr.json", '{"zarr_format": 3}', "position 1 again"),
+    "array-lost": ("1/0/zarr.json", None, "array of position 1 again"),
+    "list-lost": ("OME/zarr.json", None, "metadata of OME again"),
+}
+
+
+@pytest.mark.parametrize("scene", [False, True], ids=["05", "scene"])
+@pytest.mark.parametrize("what", TO_MEND)
+def test_metadata_are_made_again(
+    what: str, scene: bool, stores: Stores, tmp_path: Path
+) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    if scene:
+        rewrite_as_scene(store)
+    before = {path: json.loads(path.read_text()) for path in store.rglob("zarr.json")}
+    name, text, says = TO_MEND[what]
+    (store / name).unlink() if text is None else (store / name).write_text(text)
+    report = repair(store)
+    assert [says in said for said in report.repaired] == [True]
+    assert (report.frames_missing, report.left) == (0, [])
+    for path, document in before.items():
+        assert json.loads(path.read_text()) == document
+    assert_repeats(store, report)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd", "none"])
+def test_how_the_only_array_is_cut_is_found(codec: Codec, tmp_path: Path) -> None:
+    stream = stream_for(t=1, p=1, c=1, z=7, shape=(24, 40))
+    writer = OMEZarrWriter(tmp_path / "x", codec=codec, shard_bytes=3 * 24 * 40 * 2)
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    for at in indices(stream, "tpzc"):
+        send(writer, stream, at)
+    writer.sequenceFinished(SEQUENCE)
+    document = tmp_path / "x/0/zarr.json"
+    before = json.loads(document.read_text())
+    document.unlink()
+    report = repair(tmp_path / "x")
+    assert json.loads(document.read_text()) == before
+    assert_sound(tmp_path / "x", stream, report)
+    assert report.frames_missing == 0
+
+
+def test_a_position_that_cannot_be_read(stores: Stores, tmp_path: Path) -> None:
+    """The others are mended all the same."""
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    shutil.rmtree(store / "0")
+    append(shards(store)[0], b"\x17" * 1000)
+    found = describe_store(store)
+    assert found["missing"][0] == "all of 0"
+    assert found["needs_repair"]
+    report = repair(store)
+    assert report.left == ["0 cannot be read: its metadata are gone"]
+    assert [said[:8] for said in report.repaired] == ["cut 1000"]
+    assert report.frames_present == report.frames_missing == n_items(PLANES) // 2
+    assert_repeats(store, report)
+
+
+def test_files_outside_the_image(stores: Stores, tmp_path: Path) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    stray = store / "0/0/c/0/9/0/0/0"
+    stray.parent.mkdir(parents=True)
+    shutil.copy(shards(store)[0], stray)
+    report = repair(store)
+    assert (report.frames_missing, report.repaired) == (0, [])
+    assert report.left == ["0/0/c/0/9/0/0/0 lies outside the image"]
+    assert describe_store(store)["strays"] == ["0/0/c/0/9/0/0/0"]
+
+
+def test_what_is_cut_off_is_kept(stores: Stores, tmp_path: Path) -> None:
+    """Twice: what was kept before is not written over."""
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    path = shards(store)[0]
+    for name, tail in {"0.torn": b"\x17" * 1000, "0.torn1": b"\x18" * 99}.items():
+        append(path, tail)
+        report = repair(store)
+        assert path.with_name(name).read_bytes() == tail
+    assert_sound(store, PLANES, report)
+
+
+def test_frames_whose_common_line_is_lost(stores: Stores, tmp_path: Path) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    drop_common(store)
+    repair(store)
+    assert all(frame["recovered"] for frame in read_frames(store, 0))
+    assert not any("recovered" in frame for frame in read_frames(store, 1))
+
+
 # ---- runs of unknown length ----------------------------------------------------------
 
 
@@ -393,7 +499,39 @@ def _no_array(path: Path) -> None:
     zarr.create_group(path)
 
 
+def _array_of(text: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        group = {"ome": {"multiscales": [{"datasets": []}], "omero": {"channels": []}}}
+        zarr.create_group(path, attributes=group)
+        (path / "0").mkdir()
+        (path / "0/zarr.json").write_text(text)
+
+    return make
+
+
+def _group_of(text: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        path.mkdir()
+        (path / "zarr.json").write_text(text)
+
+    return make
+
+
 NOT_STORES = {
+    "empty": (_group_of(""), NotAStoreError),
+    "a-list": (_group_of("[]"), NotAStoreError),
+    "no-attributes": (_group_of("{}"), NotAStoreError),
+    "attributes-of-a-list": (_group_of('{"attributes": [1]}'), NotAStoreError),
+    "a-foreign-block": (
+        _group_of('{"attributes": {"opm_engine": {"stream": {}}}}'),
+        NotAStoreError,
+    ),
+    "a-block-of-a-list": (
+        _group_of('{"attributes": {"opm_engine": [1]}}'),
+        NotAStoreError,
+    ),
+    "an-array-of-a-list": (_array_of("[]"), NotAStoreError),
+    "an-array-of-little": (_array_of('{"shape": 5, "codecs": 1}'), NotAStoreError),
     "nothing": (lambda path: None, FileNotFoundError),
     "a-folder": (Path.mkdir, NotAStoreError),
     "a-file": (Path.touch, NotAStoreError),

@@ -108,6 +108,8 @@ def test_acquire(stored: Path, tmp_path: Path) -> None:
     assert acquisition.n_frames == acquisition.accounts.asked == 9
     assert_same_voxels(tmp_path / "out" / RAW, stored)
     assert_same_voxels(tmp_path / "out" / DESKEWED, stored.parent / DESKEWED)
+    with pytest.raises(FileNotFoundError, match="did you mean"):
+        open_microscope(f"replay:{tmp_path / 'out'}")
 
 
 def test_one_scope_serves_many_runs(stored: Path) -> None:
@@ -333,7 +335,8 @@ def test_there_is_no_camera(stored: Path) -> None:
 
 
 STORES = {
-    "nothing": ("missing.ome.zarr", FileNotFoundError, "missing"),
+    "nothing": ("missing.ome.zarr", FileNotFoundError, "no store at .*missing"),
+    "folder": ("", FileNotFoundError, r"no store at .*; did you mean .*raw\.ome\.zarr"),
     "volumes": (DESKEWED, ValueError, "volumes"),
 }
 

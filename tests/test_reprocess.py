@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,19 +19,22 @@ import numpy as np
 import psutil
 import pytest
 import useq
+from rich.console import Console
 
 from oblique import reference
-from opm_engine import Deskew, OMEZarrWriter
+from opm_engine import Deskew, OMEZarrWriter, cli
 from opm_engine.geometry import Geometry
 from opm_engine.plan import BLOCK, ChannelInfo, Flag, PositionInfo, Stream
 from opm_engine.processing.correction import Correction
 from opm_engine.recording import Recording
-from opm_engine.reprocess import reprocess
+from opm_engine.reprocess import reprocess, target
 from opm_engine.reprocess.target import NOTE
 from opm_engine.reprocess.work import prepare_process
+from opm_engine.writers.info import describe_store
 from opm_engine.writers.inventory import inventory
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_flags, read_frames
+from opm_engine.writers.repair import repair
 from sequences import scan, settings
 from stored import (
     CASES,
@@ -70,12 +75,22 @@ def told_of(store: Path) -> list[dict[str, Any]]:
     return told
 
 
-def assert_same(out: Path, live: Path) -> None:
+def _place(frame: dict[str, Any]) -> list[tuple[str, int]]:
+    return sorted(frame["index"].items())
+
+
+def assert_same(out: Path, live: Path, *, is_whole: bool = True) -> None:
     assert_same_voxels(out, live)
     assert documents(out) == documents(live)
-    assert told_of(out) == told_of(live)
-    assert inventory(out).is_whole
-    assert not list(out.rglob(NOTE))
+    assert sorted(told_of(out), key=_place) == sorted(told_of(live), key=_place)
+    assert inventory(out).is_whole == inventory(live).is_whole == is_whole
+    assert is_complete(out)
+
+
+def is_complete(out: Path) -> bool:
+    """What the note says, of which nothing else is left."""
+    (note,) = out.rglob(f"*{NOTE}*")
+    return bool(json.loads(note.read_text("utf-8"))["complete"])
 
 
 # ---- the same as live ----------------------------------------------------------
@@ -187,6 +202,8 @@ HOLES = {
     "several": {2, 3, 6},
     "first": {0, 1},
     "every-second": {1, 3, 5, 7},
+    "last": {8},
+    "first-and-last": {0, 4, 7, 8},
 }
 
 
@@ -204,6 +221,20 @@ def test_holes_as_live(name: str, missing: str, tmp_path: Path) -> None:
     )
     out = again(raw, missing=missing)
     assert_same(out, live)
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "sequential"])
+@pytest.mark.parametrize("n_frames", [1, 13, 17])
+def test_a_cancelled_run_as_live(name: str, n_frames: int, tmp_path: Path) -> None:
+    count = iter(range(1000))
+    sequence = CASES[name].replace(stage_positions=())
+    raw, live = store_run(
+        tmp_path,
+        sequence,
+        keep=lambda index: next(count) < n_frames,
+        shard_bytes=SHARD_BYTES,
+    )
+    assert_same(again(raw), live, is_whole=False)  # volumes are absent
 
 
 def test_a_run_that_was_broken_off(tmp_path: Path) -> None:
@@ -305,7 +336,7 @@ def test_it_goes_on_where_it_was(stored: tuple[Path, Path], tmp_path: Path) -> N
     assert same == before.keys() - {torn, cut}
     assert_same_voxels(out, stored[1])
     assert documents(out) == documents(stored[1])
-    assert not list(out.rglob(NOTE))
+    assert is_complete(out)
 
 
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {
@@ -327,6 +358,7 @@ def test_with_other_options_it_does_not_go_on(
     with pytest.raises(ValueError, match=message):
         reprocess(stored[0], out, **{"shard_bytes": SHARD_BYTES, **how})
     assert shards(out) == before
+    assert not is_complete(out)
 
 
 def test_with_other_planes_it_does_not_go_on(
@@ -343,19 +375,104 @@ def test_with_other_planes_it_does_not_go_on(
     assert_same_voxels(out, stored[1])
 
 
+def stop(*_: Any, **__: Any) -> None:
+    raise Stops
+
+
+def files(store: Path) -> dict[Path, int]:
+    """When each file was made."""
+    return {x: x.stat().st_mtime_ns for x in store.rglob("*") if x.is_file()}
+
+
 def test_what_is_complete_is_not_made_again(
-    stored: tuple[Path, Path], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw, _ = store_run(tmp_path, ONE, live=False)
-    again(raw)
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        again(raw)
+    raw, live = store_run(tmp_path, ONE, shard_bytes=SHARD_BYTES)
+    out = again(raw)
+    before = files(out)
+    with ThreadPoolExecutor(1) as thread:
+        made = reprocess(raw, out, executor=thread, shard_bytes=SHARD_BYTES)
+    assert made.n_found == made.n_shards == len(shards(out)) > 0
+    assert files(out) == before
+    with pytest.raises(ValueError, match="z_bin = 1, now 2"):
+        again(raw, z_bin=2)
+    assert repair(out).repaired == []
+    assert describe_store(out)["is_whole"]
+    lost = out / sorted(shards(out))[0]
+    lost.unlink()
+    with monkeypatch.context() as broken:
+        broken.setattr(target.FrameJournal, "add", stop)
+        with pytest.raises(Stops):
+            again(raw)
+    assert_same(again(raw), live)
     again(raw, overwrite=True)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for overwrite in (False, True):
-        with pytest.raises(FileExistsError):
-            reprocess(raw, folder, overwrite=overwrite)
+    assert files(out)[lost] > before[lost]
+    assert_same(out, live)
+
+
+def test_what_overwrites_goes_on_too(stored: tuple[Path, Path], tmp_path: Path) -> None:
+    out = begun(stored, tmp_path)
+    n_made = len(shards(out))
+    how: dict[str, Any] = {"shard_bytes": SHARD_BYTES, "overwrite": True}
+    with ThreadPoolExecutor(1) as thread:
+        assert reprocess(stored[0], out, executor=thread, **how).n_found == n_made
+        assert reprocess(stored[0], out, executor=thread, **how).n_found == 0
+
+
+@pytest.mark.parametrize("at", ["rename", "clear", "create", "finish"])
+def test_broken_off_at_a_step(
+    at: str, stored: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the shards' steps, too, the same call goes on to the end."""
+    out, raw = tmp_path / OUT, stored[0]
+    shutil.copytree(stored[1], out)
+    how: dict[str, Any] = {"shard_bytes": SHARD_BYTES, "overwrite": True}
+
+    def clear_half(path: Path) -> None:
+        if path.exists():
+            (path / "zarr.json").unlink()
+            raise Stops
+
+    owner, name, breaks = {
+        "rename": (Path, "rename", stop),
+        "clear": (target.paths, "clear", clear_half),
+        "create": (target.OMEZarrWriter, "sequenceFinished", stop),
+        "finish": (target.FrameJournal, "add", stop),
+    }[at]
+    with ThreadPoolExecutor(1) as thread:
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, name, breaks)
+            with pytest.raises(Stops):
+                reprocess(raw, out, executor=thread, **how)
+        reprocess(raw, out, executor=thread, **how)
+    assert documents(out) == documents(stored[1])
+    assert len(list(read_frames(out))) == len(list(read_frames(stored[1])))
+    assert [x.name for x in tmp_path.iterdir()] == [OUT]
+    assert is_complete(out)
+
+
+NOT_OURS = {
+    "live": (False, "exists: choose another path, or overwrite"),
+    "folder": (True, "is not a zarr store"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_what_is_not_ours_stays(
+    name: str, stored: tuple[Path, Path], tmp_path: Path
+) -> None:
+    overwrite, message = NOT_OURS[name]
+    out = tmp_path / OUT
+    if name == "live":
+        shutil.copytree(stored[1], out)
+    else:
+        out.mkdir()
+    before = files(out)
+    with pytest.raises(FileExistsError, match=message) as refused:
+        reprocess(stored[0], out, overwrite=overwrite)
+    assert "overwrite=True" not in str(refused.value)
+    assert out.exists()
+    assert files(out) == before
 
 
 # ---- refusals ------------------------------------------------------------------
@@ -384,8 +501,10 @@ def test_stores_that_cannot_be_deskewed(
     raw, deskewed = stored
     with pytest.raises(ValueError, match="holds volumes"):
         reprocess(deskewed, tmp_path / OUT)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no store at"):
         reprocess(tmp_path / "none.ome.zarr", tmp_path / OUT)
+    with pytest.raises(FileNotFoundError, match="did you mean"):
+        reprocess(raw.parent, raw.parent / OUT)
     for inside in (raw, raw / "deskewed", raw.parent):
         with pytest.raises(ValueError, match="beside"):
             reprocess(raw, inside, overwrite=True)
@@ -408,6 +527,65 @@ def test_single_planes_make_no_volume(tmp_path: Path) -> None:
     raw, _ = store_run(tmp_path, sequence, live=False)
     with pytest.raises(ValueError, match="two planes or more"):
         reprocess(raw, tmp_path / OUT)
+
+
+# ---- the command ---------------------------------------------------------------
+
+
+COMMANDS = {
+    "deskew": ("deskew", ".", "--out", "./again.ome.zarr"),
+    "info": ("info", "."),
+    "repair": ("repair", "."),
+}
+
+
+def command(
+    words: Sequence[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> tuple[int, str]:
+    """Run it in this process: status, and what it says of errors."""
+    said = io.StringIO()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["opm-engine", *words])
+    monkeypatch.setattr(cli.talk, "stderr", Console(file=said))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), said.getvalue()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_folder_of_a_run_is_no_store(
+    name: str, stored: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, said = command(COMMANDS[name], monkeypatch, stored[0].parent)
+    assert status == 1
+    assert said.strip() == "error: no store at .; did you mean raw.ome.zarr?"
+
+
+def test_the_command_may_be_called_again(
+    stored: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raw, live = map(str, stored)
+    with ThreadPoolExecutor(1) as thread:
+        reprocess(raw, tmp_path / OUT, executor=thread)
+    status, said = command(
+        ("deskew", raw, "--out", OUT, "--json"), monkeypatch, tmp_path
+    )
+    assert (status, said) == (0, "")
+    report = json.loads(capsys.readouterr().out)
+    assert report["shards_found"] == report["shards"] > 0
+    for out, more in ((OUT, ("--z-bin", "2")), (live, ())):
+        words = ("deskew", raw, "--out", out, *more)
+        status, said = command(words, monkeypatch, tmp_path)
+        assert status == 1
+        assert "choose another path, or overwrite it" in said
+        assert "overwrite=" not in said
+        assert "{run" not in said
+    status, _ = command(("deskew", "--help"), monkeypatch, tmp_path)
+    assert "300 MB" in " ".join(capsys.readouterr().out.split())
 
 
 # ---- executors -----------------------------------------------------------------

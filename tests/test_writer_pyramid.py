@@ -192,6 +192,7 @@ def test_a_failed_run_gets_no_pyramid(tmp_path: Path) -> None:
     send(writer, stream, first)
     with pytest.raises(ValueError, match="came twice"):
         send(writer, stream, first)
+    writer.sequenceFinished(SEQUENCE)
     assert writer.wait_pyramid(60)
     yaozarrs.validate_zarr_store(str(writer.path))
     assert n_listed(writer.path) == 1

@@ -1,8 +1,11 @@
 """`OMEZarrWriter` from run to run: paths, refusals, failing disks, foreign engines."""
 
+import errno
+import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import useq
 import yaozarrs
 
-from opm_engine.writers import OMEZarrWriter, shard_file
+from opm_engine.writers import OMEZarrWriter, paths, shard_file, store
 from opm_engine.writers.lock import StoreLock
+from opm_engine.writers.node import write_node
 from writing import (
     NOTHING_KNOWN,
     SEQUENCE,
@@ -33,7 +37,7 @@ def test_an_existing_path_is_refused_before_any_frame(tmp_path: Path) -> None:
     stream = stream_for()
     writer = OMEZarrWriter(tmp_path / "x.zarr")
     sent = record(writer, stream)
-    with pytest.raises(FileExistsError, match=r"overwrite=True.*\{run:03d\}") as first:
+    with pytest.raises(FileExistsError, match="path, or overwrite it") as first:
         writer.sequenceStarted(SEQUENCE, carrier(stream))
     assert writer.error is first.value
     with pytest.raises(FileExistsError):
@@ -61,7 +65,7 @@ def test_overwrite_deletes_nothing_but_stores(tmp_path: Path, what: str) -> None
     if what == "folder":
         (path / "thesis.txt").write_text("precious")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FileExistsError, match="not a zarr store"):
+    with pytest.raises(FileExistsError, match="is not a zarr store"):
         record(OMEZarrWriter(path, overwrite=True), stream_for())
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -110,11 +114,14 @@ def test_other_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         OMEZarrWriter("x.zarr", **arguments)
 
 
-@pytest.mark.parametrize("codec", ["lz4", "none"])
-def test_a_disk_too_small_is_refused(tmp_path: Path, codec: Any) -> None:
+@pytest.mark.parametrize(
+    ("codec", "needs"),
+    [("lz4", "2097152.0 GB, well compressed"), ("none", "8388608.0 GB")],
+)
+def test_a_disk_too_small_is_refused(tmp_path: Path, codec: Any, needs: str) -> None:
     stream = stream_for(t=10**6, z=1000, shape=(2048, 2048))  # 8.4 PB
     writer = OMEZarrWriter(tmp_path / "x.zarr", codec=codec)
-    with pytest.raises(OSError, match=r"needs 8388608\.0 GB.* has \d"):
+    with pytest.raises(OSError, match=rf"needs {needs}; .* has \d"):
         writer.sequenceStarted(SEQUENCE, carrier(stream))
     assert not writer.path.exists()
 
@@ -132,6 +139,86 @@ def test_nobody_else_writes_or_mends_an_open_store(tmp_path: Path) -> None:
     sent = record(writer, stream)
     assert_holds(writer.path, stream, sent)
     assert_holds(writer.path, stream, record(other, stream))
+
+
+def test_a_small_disk_is_told_in_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    writer = OMEZarrWriter(tmp_path / "x.zarr", codec="none")
+    with pytest.raises(OSError, match=r"needs 3\.0 MB; .* has 1\.0 MB"):
+        writer.checkSequence(SEQUENCE, carrier(stream_for(z=3, shape=(500, 1000))))
+
+
+@pytest.mark.parametrize(
+    ("compressed", "angle_deg", "share"),
+    [(False, 45.0, 1), (True, None, 1 / 4), (True, 45.0, 3 / 16), (True, 1.0, 0)],
+)
+def test_what_lies_outside_the_scan_takes_no_room(
+    compressed: bool, angle_deg: float | None, share: float
+) -> None:
+    """At 45° as much of Y is dark as the volume is high: here a quarter."""
+    cube = {"scale_um": (0.1, 0.1, 0.1)}
+    volumes = stream_for(shape=(100, 400, 8)).model_copy(update=cube)
+    least = paths.least_bytes(volumes, compressed=compressed, angle_deg=angle_deg)
+    assert least == pytest.approx(share * 2 * 100 * 400 * 8, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_positions", [1, 3])
+def test_a_store_is_there_at_once_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_positions: int
+) -> None:
+    """So whenever its making is broken off, the next try finds no half of one."""
+    path = tmp_path / "x.zarr"
+    stream = stream_for(p=n_positions)
+    was_there = []
+
+    def write(folder: Path, document: dict[str, Any]) -> None:
+        was_there.append(path.exists())
+        write_node(folder, document)
+
+    monkeypatch.setattr(store, "write_node", write)
+    writer = OMEZarrWriter(path)
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    assert len(was_there) >= 2
+    assert not any(was_there)
+    assert sorted(tmp_path.iterdir()) == [path]
+    writer.sequenceFinished(SEQUENCE)
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".x.zarr.partial"
+    for name in ("new", "old"):
+        (left / name / "0").mkdir(parents=True)
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr")
+    sent = record(writer, stream)
+    assert_holds(writer.path, stream, sent)
+    assert sorted(tmp_path.iterdir()) == [writer.path]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_cannot_be_made_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    stream = stream_for()
+    writer = OMEZarrWriter(tmp_path / "x.zarr", overwrite=True)
+    sent = record(writer, stream)
+
+    def write(folder: Path, document: dict[str, Any]) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    if at_once:
+        left = tmp_path / ".x.zarr.partial"
+        left.mkdir()
+        with StoreLock(left), pytest.raises(BlockingIOError):
+            writer.sequenceStarted(SEQUENCE, carrier(stream))
+    else:
+        monkeypatch.setattr(store, "write_node", write)
+        with pytest.raises(OSError, match="broken"):
+            writer.sequenceStarted(SEQUENCE, carrier(stream))
+        assert sorted(tmp_path.iterdir()) == [writer.path]
+    assert_holds(writer.path, stream, sent)
 
 
 def test_a_budget_beyond_memory_is_refused(tmp_path: Path) -> None:
@@ -200,10 +287,10 @@ def test_a_frame_that_does_not_belong(
     with pytest.raises(ValueError, match=message) as first:
         writer.frameReady(image, event, {})
     assert writer.error is first.value
-    assert_holds(writer.path, stream, [good])  # at once: nobody may call us again
     with pytest.raises(ValueError, match=message):
         send(writer, stream, good)
     writer.sequenceFinished(SEQUENCE)
+    assert_holds(writer.path, stream, [good])
 
 
 @pytest.mark.parametrize(
@@ -233,6 +320,7 @@ def test_nothing_is_written_over(
     other = np.full(shape, 7, np.uint16)
     with pytest.raises(ValueError, match=f"^{message}; save it in a run of its own"):
         writer.frameReady(other, useq.MDAEvent(index=again), {})
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, sent)
 
 
@@ -245,6 +333,7 @@ def test_the_same_burst_queued_twice(tmp_path: Path) -> None:
         send(writer, stream, at, carrier(stream) if at["z"] == 0 else None)
     with pytest.raises(ValueError, match="came twice"):
         send(writer, stream, sent[0], carrier(stream))
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, sent)
 
 
@@ -275,6 +364,7 @@ def test_an_event_of_another_sequence(
     writer.frameReady(image, first, carrier(stream))
     with pytest.raises(ValueError, match=r"not of the run's sequence.* of its own"):
         writer.frameReady(image, stranger, {})
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, [sent])
 
 
@@ -365,6 +455,7 @@ def test_a_changed_burst_is_refused(tmp_path: Path) -> None:
     send(writer, stream, first, carrier(stream))
     with pytest.raises(ValueError, match=r"changed within the run \(n_planes\)"):
         send(writer, other, first, carrier(other))
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, stream, [first])
 
 

@@ -115,6 +115,7 @@ def test_after_an_error_time_ends_where_it_was(tmp_path: Path) -> None:
         send(writer, stream, at)
     with pytest.raises(ValueError, match="came twice"):
         send(writer, stream, sent[0])
+    writer.sequenceFinished(SEQUENCE)
     assert_holds(writer.path, of_length(stream, 5), sent)
 
 

@@ -23,9 +23,10 @@ from opm_engine.pipeline import STAGES, Stages, build
 from opm_engine.plan import ScanSettings, plan_scan
 from opm_engine.progress import ProgressFile
 from opm_engine.relay import BranchStats, ThreadRelay
-from opm_engine.run_folder import DESKEWED, PICTURE, RAW, size_of
+from opm_engine.run_folder import DESKEWED, PICTURE, RAW
 from opm_engine.writers import OMEZarrWriter
-from opm_engine.writers.paths import resolve
+from opm_engine.writers.paths import resolve, size_of
+from opm_engine.writers.store import ngff_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -140,11 +141,10 @@ def acquire(
     engine.turn.refuse_second()
     total, makes_volumes = 0, False
     out = resolve(out)
-    run_folder.refuse_existing(out, overwrite=overwrite)
+    plan = None
     if ScanSettings.of(sequence).mode != "off":
         plan = plan_scan(sequence, engine.microscope)
         total, makes_volumes = plan.n_events * plan.n_cameras, plan.makes_volumes
-        run_folder.refuse_too_small(out, plan, codec)
     if pipeline is None:
         pipeline = PIPELINE if makes_volumes else PIPELINE[:1]
     meter = _Meter(on_frame, total)
@@ -152,7 +152,13 @@ def acquire(
     stages: Stages = {**STAGES, "writer": writer, "meter": lambda: meter}
     relay = build(["meter", *pipeline], stages=stages)
     raw, projections = _stage(relay, "raw"), _stage(relay, "projections")
-    with _telling(progress_file, raw), run_folder.nothing_left(out, meter.has_begun):
+    ngff_format()  # loading it would hold up the progress file
+    with (
+        run_folder.claimed(out, meter.has_begun, overwrite=overwrite),
+        _telling(progress_file, raw),
+    ):
+        if plan is not None:
+            run_folder.refuse_too_small(out, plan, codec)
         _run(engine, sequence, out, relay)
         if projections is not None:
             _draw(projections, out / PICTURE)
@@ -198,7 +204,6 @@ def _run(
     engine: Engine, sequence: useq.MDASequence, out: Path, relay: ThreadRelay
 ) -> None:
     """Run with log and descriptions beside the data."""
-    out.mkdir(parents=True, exist_ok=True)
     with run_folder.logged(out), relay.connected(engine.mmcore.mda):
         run_folder.describe(out, engine.microscope, sequence)
         logger.info("acquiring %s", sequence)

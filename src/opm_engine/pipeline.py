@@ -65,7 +65,8 @@ def build(
         What makes a stage's handler from its options; one that has outputs takes a
         list ``outputs``.
     **limits
-        ``max_bytes``, ``start_timeout_s``, ``drain_timeout_s`` of the `ThreadRelay`.
+        ``max_bytes``, ``start_timeout_s``, ``drain_timeout_s`` of the `ThreadRelay`,
+        which count for all forks and outputs too.
 
     Returns
     -------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import useq
@@ -15,12 +16,12 @@ import useq
 from opm_engine.config import Microscope
 from opm_engine.plan import PlanError, ScanPlan, plan_scan
 from opm_engine.writers.lock import StoreLock
+from opm_engine.writers.node import NAME
 from opm_engine.writers.planes import StoredPlanes
 from opm_engine.writers.reading import read_block, read_flags, read_frames, read_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from opm_engine.plan import Flag, Inputs, Place, Stream
 
@@ -29,6 +30,9 @@ OF_IMAGES = {"position", "flags", "frames"}
 
 SEQUENCE = "sequence"
 """Key in the block of the sequence that was run."""
+
+RAW = "raw.ome.zarr"
+"""What is meant by the folder of a run."""
 
 N_NAMED = 5
 """Differences that are named; more tell no more."""
@@ -62,6 +66,7 @@ class Recording:
     """
 
     def __init__(self, store: str | Path) -> None:
+        refuse_no_store(Path(store))
         self.planes = StoredPlanes(store)
         StoreLock(self.planes.store).release()  # refuses while somebody writes it
         block = read_block(store)
@@ -178,6 +183,22 @@ class FrameTable:
                 return entry
             self._passed[here] = entry
         return {}
+
+
+def refuse_no_store(store: Path) -> None:
+    """Check that there is a store, and not the folder of a run around it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Names the store that may have been meant.
+    """
+    if (store / NAME).is_file():
+        return
+    msg = f"no store at {store}"
+    if (store / RAW / NAME).is_file():
+        msg += f"; did you mean {store / RAW}?"
+    raise FileNotFoundError(msg)
 
 
 def _measured_alike(asked: ScanPlan, stored: ScanPlan) -> ScanPlan:

@@ -6,16 +6,15 @@ after. Knows file names, not what is in the datasets.
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from contextlib import ExitStack, contextmanager
-from math import prod, radians, sin
 from typing import TYPE_CHECKING
 
 import tomli_w
 
-from opm_engine.writers.layout import n_bytes
+from opm_engine.writers import paths
+from opm_engine.writers.lock import StoreLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +30,6 @@ RAW, DESKEWED = "raw.ome.zarr", "deskewed.ome.zarr"
 MICROSCOPE, SEQUENCE = "microscope.toml", "sequence.yaml"
 LOG, PICTURE = "acquisition.log", "projections.png"
 NAMES = (RAW, DESKEWED, MICROSCOPE, SEQUENCE, LOG, PICTURE)
-
-COMPRESSION = 4
-"""No codec gains more than this on camera counts, whose noise bounds it."""
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -58,63 +54,67 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
 def refuse_too_small(out: Path, plan: ScanPlan, codec: Codec) -> None:
     """Check that raw and deskewed data together may fit; what they replace is free.
 
-    Each writer looks for itself alone. With a codec only what no compression could
-    make fit is refused.
+    Each writer looks for itself alone.
 
     Raises
     ------
     OSError
         ENOSPC, with the numbers.
     """
-    there = next(f for f in (out, *out.absolute().parents) if f.exists())
     stream, geometry = plan.stream(), plan.geometry
-    raw = n_bytes(stream)
-    deskewed = 0
+    streams = {out / RAW: stream}
     if plan.makes_volumes:
-        n_volumes = raw / (prod(stream.shape) * geometry.n_planes)
-        deskewed = int(n_volumes * prod(geometry.volume_shape()))
-    if codec != "none":
-        # What lies outside the scan is 0 in the volumes, and takes no room.
-        sine = sin(radians(geometry.angle_deg))
-        share = abs(geometry.step_um) * sine / geometry.pixel_size_um
-        deskewed = min(deskewed, int(raw * share)) // COMPRESSION
-        raw //= COMPRESSION
-    n_free = shutil.disk_usage(there).free
-    n_old = sum(map(size_of, (out / RAW, out / DESKEWED)))
-    if raw + deskewed > n_free + n_old:
-        well = "" if codec == "none" else ", well compressed"
-        msg = (
-            f"{out} needs {raw / 1e9:.1f} GB for raw and {deskewed / 1e9:.1f} GB for "
-            f"deskewed data{well}; {there} has {(n_free + n_old) / 1e9:.1f} GB"
+        lengths = {p.n_planes or geometry.n_planes for p in stream.positions}
+        longest = geometry.model_copy(update={"n_planes": max(lengths)})
+        streams[out / DESKEWED] = stream.model_copy(
+            update={
+                "kind": "volumes",
+                "shape": longest.volume_shape(),
+                "scale_um": (geometry.pixel_size_um,) * 3,
+            }
         )
-        raise OSError(errno.ENOSPC, msg)
-
-
-def size_of(store: Path) -> int:
-    """Bytes of all files of a store; 0 if there is none."""
-    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    compressed, angle_deg = codec != "none", geometry.angle_deg
+    needs = {
+        path: paths.least_bytes(stream, compressed=compressed, angle_deg=angle_deg)
+        for path, stream in streams.items()
+    }
+    paths.refuse_too_small(needs, compressed=compressed)
 
 
 @contextmanager
-def nothing_left(out: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
-    """Remove what a run made that was refused before its first frame.
+def claimed(
+    out: Path, has_begun: Callable[[], bool], *, overwrite: bool
+) -> Iterator[None]:
+    """Have the folder to oneself, and leave nothing of a run that never began.
 
-    Else a mended second try would find its files in the way.
+    What a run made that was refused before its first frame is removed, or a mended
+    second try would find its files in the way.
+
+    Raises
+    ------
+    BlockingIOError
+        If somebody else, in this process or another, acquires into it.
+    OSError
+        If it cannot be made; see also `refuse_existing`.
     """
-    before = {name for name in NAMES if (out / name).exists()}
+    refuse_existing(out, overwrite=overwrite)
     made_folder = not out.exists()
-    try:
-        yield
-    except BaseException:
-        if not has_begun():
-            for path in (out / name for name in NAMES if name not in before):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            if made_folder and out.exists() and not any(out.iterdir()):
-                out.rmdir()
-        raise
+    out.mkdir(parents=True, exist_ok=True)
+    with StoreLock(out):
+        refuse_existing(out, overwrite=overwrite)  # it was not ours before
+        before = {name for name in NAMES if (out / name).exists()}
+        try:
+            yield
+        except BaseException:
+            if not has_begun():
+                for path in (out / name for name in NAMES if name not in before):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
+                if made_folder and not any(out.iterdir()):
+                    out.rmdir()
+            raise
 
 
 def describe(out: Path, microscope: Microscope, sequence: useq.MDASequence) -> None:

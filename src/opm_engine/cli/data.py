@@ -39,7 +39,11 @@ def voxel_size(text: str) -> float | tuple[float, float]:
 def deskew(
     raw: Annotated[Path, typer.Argument(metavar="RAW.ome.zarr")],
     out: Annotated[
-        Path, typer.Option(metavar="OUT.ome.zarr", help="Goes on with a part of it.")
+        Path,
+        typer.Option(
+            metavar="OUT.ome.zarr",
+            help="Goes on with a part of it; leaves it alone if it is complete.",
+        ),
     ],
     voxel: Annotated[
         str | None,
@@ -60,12 +64,23 @@ def deskew(
         int | None, typer.Option(min=1, help="Processes; one per core else.")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(metavar="GB", help="Half of what is free else.")
+        float | None,
+        typer.Option(
+            metavar="GB",
+            help="Of all processes, beyond some 300 MB that each takes idle; "
+            "half of what is free else.",
+        ),
     ] = None,
-    overwrite: talk.Overwrite = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            help="Replace what is there; goes on with what it began the same way and "
+            "did not complete."
+        ),
+    ] = False,
     as_json: talk.AsJson = False,
 ) -> None:
-    """Deskew stored planes; broken off, it goes on when called again."""
+    """Deskew stored planes; broken off, it goes on when called again the same way."""
     from opm_engine.reprocess import reprocess
 
     with talk.progress("deskewing", every=1) as (on_progress, _):
@@ -88,15 +103,19 @@ def deskew(
 
 def repair(store: talk.Store, as_json: talk.AsJson = False) -> None:
     """Finish what a crash or a full disk cut off, and say what is missing."""
+    from opm_engine.recording import refuse_no_store
     from opm_engine.writers.repair import repair as mend
 
+    refuse_no_store(store)
     report = mend(store).as_json()
     talk.show(report, as_json=as_json, title=f"opm-engine repair {store}")
 
 
 def info(store: talk.Store, as_json: talk.AsJson = False) -> None:
     """Tell what a dataset holds and whether it is whole."""
+    from opm_engine.recording import refuse_no_store
     from opm_engine.writers.info import describe_store
 
+    refuse_no_store(store)
     report = describe_store(store)
     talk.show(report, as_json=as_json, title=f"opm-engine info {store}")

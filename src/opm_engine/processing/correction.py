@@ -31,7 +31,8 @@ class Correction:
     gain : float
         Factor for the counts above it.
     flat_field : (rows, columns) array, optional
-        Relative brightness of each pixel, as the camera delivers them; positive.
+        Relative brightness of each pixel, as the camera delivers them; positive, and
+        no smaller than float32 can divide ``gain`` by.
 
     Attributes
     ----------
@@ -58,15 +59,28 @@ class Correction:
         object.__setattr__(self, "gain", positive("gain", self.gain))
         if self.flat_field is None:
             return
-        flat = np.array(self.flat_field, np.float32, order="C")  # ours: not to change
-        if flat.ndim != 2 or not flat.size or not (flat > 0).all():
-            msg = f"flat_field must be (rows, columns) and positive, not {flat.shape}"
+        with np.errstate(over="ignore"):  # to infinity, which is refused below
+            flat = np.array(self.flat_field, np.float32, order="C")  # ours alone
+        if flat.ndim != 2 or not flat.size:
+            msg = f"flat_field must be (rows, columns), not {flat.shape}"
             raise ValueError(msg)
-        if not np.isfinite(flat).all():
-            msg = "flat_field must be finite"
-            raise ValueError(msg)
+        self._refuse_bad_pixels(flat)
         object.__setattr__(self, "flat_field", flat)
         object.__setattr__(self, "digest", hashlib.sha256(flat.tobytes()).hexdigest())
+
+    def _refuse_bad_pixels(self, flat: NDArray[np.float32]) -> None:
+        with np.errstate(all="ignore"):
+            is_fine = (
+                (flat > 0) & np.isfinite(flat) & np.isfinite(self._per_pixel(flat))
+            )
+        if not is_fine.all():
+            row, column = np.argwhere(~is_fine)[0].tolist()
+            msg = (
+                f"flat_field[{row}, {column}] = {flat[row, column]:g}: it must be "
+                "positive and finite, and so must gain / flat_field, in float32; give "
+                "dead pixels the value of their neighbours"
+            )
+            raise ValueError(msg)
 
     @classmethod
     def of_camera(cls, block: Mapping[str, Any] | None) -> Correction:
@@ -108,7 +122,10 @@ class Correction:
         """What counts above the offset are multiplied by: float32, or one per pixel."""
         if self.flat_field is None:
             return np.float32(self.gain)
-        return (self.gain / self.flat_field.astype(np.float64)).astype(np.float32)
+        return self._per_pixel(self.flat_field)
+
+    def _per_pixel(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (self.gain / flat.astype(np.float64)).astype(np.float32)
 
     def apply(
         self, plane: NDArray[np.uint16], out: NDArray[np.float32], flipped: slice

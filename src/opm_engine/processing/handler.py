@@ -11,6 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ from opm_engine.processing.options import Missing, Options
 from opm_engine.processing.outputs import (
     Parcel,
     as_volume,
+    call_all,
     check_all,
     finish_all,
     hand_out,
@@ -62,8 +64,11 @@ class Deskew:
     :class:`~opm_engine.processing.scan.Scan`. Frames are not copied where that can be
     helped: nobody may write into them after they were handed on.
 
-    Outputs are handlers too. A volume comes in the first of these forms that an output
-    has a method for, or in all that its attribute ``wants`` names:
+    Outputs are handlers too, called one after the other in the thread of the deskew: a
+    slow one holds up all, and one that fails keeps what is due from those after it. A
+    :class:`~opm_engine.relay.ThreadRelay` among them isolates its branches, each in a
+    thread of its own. A volume comes in the first of these forms that an output has a
+    method for, or in all that its attribute ``wants`` names:
 
     ``projectionsReady(projections, event, meta)``
         Its :class:`MaxProjections`.
@@ -80,10 +85,12 @@ class Deskew:
     the outputs' to keep; they are shared between them and read-only. An output that
     has ``noteReady(note)`` gets the flags of the run.
 
-    Planes that do not come are noticed when a later one of their volume comes. A
-    volume whose last planes do not come is given up, at the end of the run or when
-    more volumes are open than the sequence explains: slabs that were complete have
-    been handed out, the rest is not made up.
+    Planes that do not come are noticed when a later one of their volume comes. Last
+    planes are given up at the end of the run, also of a cancelled one, or when more
+    volumes are open than the sequence explains: rows that need them are 0, and the
+    volume is handed out like any other, with event and meta of the last plane that
+    came but no ``latency_ms``. Volumes of which no plane came are not made. If the run
+    ends with a failure of the deskew or of an output, nothing more is handed out.
 
     Parameters
     ----------
@@ -92,15 +99,17 @@ class Deskew:
         For engines that put no ``opm_engine`` block into the metadata; goes before the
         block's.
     voxel_size_um, interpolation, z_bin, correction, missing
-        See :class:`~opm_engine.processing.options.Options`.
+        See :class:`~opm_engine.processing.options.Options`. With
+        ``missing="interpolate"`` the plane that stands in is rounded once itself, so
+        that voxels made of it are within 1 of the exact value, not 0.51.
 
     Attributes
     ----------
     incomplete : tuple of dict
-        Index of each volume of the last run that was not finished.
+        Index of each volume of the run, or of the last one, that lacks its last planes.
     gaps : tuple of Gap
-        Planes of the run, or of the last one, that never came, by volume; those after
-        the last plane that came are not in it.
+        Planes of the run, or of the last one, that never came, by volume; first, last
+        or in between.
     flags : tuple of Flag
         Of the run, or of the last one.
     latency_ms : deque of float
@@ -143,6 +152,7 @@ class Deskew:
         self._open: dict[Place, OpenVolume] = {}
         self._most_open = math.inf
         self._finished = Finished()
+        self._has_failed = False
 
     def add_output(self, output: object) -> None:
         """Add a handler to the outputs, from the next run on.
@@ -194,6 +204,7 @@ class Deskew:
         self._scan = None
         self._open = {}
         self._finished = Finished()
+        self._has_failed = False
         self.incomplete = ()
         self.gaps = ()
         self.flags = ()
@@ -224,13 +235,13 @@ class Deskew:
         scan = self._follow(event, meta)
         key = scan.planes.place(event.index)._replace(plane=0)
         volume = self._volume_of(scan, key, event)
+        self._has_failed = True  # if this ends with an exception
         slabs = volume.add(image, event.index.get("z", 0))
-        is_complete = volume.deskewer.is_complete
-        if is_complete:
-            self._close(key, volume)
-            self.latency_ms.append((perf_counter() - arrived) * 1e3)
-        if is_complete or (slabs and "slabReady" in self._wanted):
-            self._hand_out(key, volume, slabs, event, meta)
+        volume.latest = event, meta
+        if volume.deskewer.is_complete:
+            volume.latency_ms = (perf_counter() - arrived) * 1e3
+            self.latency_ms.append(volume.latency_ms)
+        self._go_on(key, volume, slabs)
 
     def noteReady(self, note: object) -> None:
         """Keep a flag and pass it on; other notes are about planes."""
@@ -239,13 +250,17 @@ class Deskew:
             note_all(self.outputs, note)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
-        """Finish every output, even if another fails; then raise the first failure."""
-        for key, volume in list(self._open.items()):
-            self._give_up(key, volume)
+        """Hand out what lacks its last planes and finish every output.
+
+        Each is finished, even if another fails; then the first failure is raised.
+        """
         outputs = self.outputs if self._scan is not None else ()
+        giving_up = (partial(self._give_up, key) for key in list(self._open))
+        call_all([*giving_up, self._end, partial(finish_all, outputs, sequence)])
+
+    def _end(self) -> None:
         self._run, self._scan, self._open = None, None, {}
         self._reserve.relax()
-        finish_all(outputs, sequence)
 
     def _follow(self, event: useq.MDAEvent, meta: Meta) -> Scan:
         """Return the scan that a frame belongs to; its first frame may announce it."""
@@ -292,8 +307,7 @@ class Deskew:
             raise ValueError(msg)
         if key not in self._open:
             if len(self._open) >= self._most_open:
-                oldest = next(iter(self._open))
-                self._give_up(oldest, self._open[oldest])
+                self._give_up(next(iter(self._open)))
             deskewer = scan.deskewer(
                 key,
                 whole="frameReady" in self._wanted,
@@ -304,9 +318,25 @@ class Deskew:
             self._open[key] = OpenVolume(index, deskewer, self.options.missing)
         return self._open[key]
 
-    def _give_up(self, key: Place, volume: OpenVolume) -> None:
+    def _give_up(self, key: Place) -> None:
+        """Go on with a volume without the planes that have not come."""
+        volume = self._open[key]
         self.incomplete = (*self.incomplete, volume.index)
-        self._close(key, volume)
+        if volume.latest is None or self._has_failed:
+            self._close(key, volume)
+            return
+        while not volume.deskewer.is_complete:
+            self._has_failed = True  # if this ends with an exception
+            self._go_on(key, volume, volume.skip())
+
+    def _go_on(self, key: Place, volume: OpenVolume, slabs: list[Slab]) -> None:
+        """Hand out what a plane has completed, or its being given up."""
+        is_complete = volume.deskewer.is_complete
+        if is_complete:
+            self._close(key, volume)
+        if is_complete or (slabs and "slabReady" in self._wanted):
+            self._hand_out(key, volume, slabs)
+        self._has_failed = False
 
     def _close(self, key: Place, volume: OpenVolume) -> None:
         del self._open[key]
@@ -316,16 +346,10 @@ class Deskew:
             self.gaps = (*self.gaps, gap)
             logger.warning("planes %s of %s never came", gap.planes, gap.index)
 
-    def _hand_out(
-        self,
-        key: Place,
-        volume: OpenVolume,
-        slabs: list[Slab],
-        event: useq.MDAEvent,
-        meta: Meta,
-    ) -> None:
+    def _hand_out(self, key: Place, volume: OpenVolume, slabs: list[Slab]) -> None:
         """Tell the outputs what is due, as an event of the volume."""
-        event, meta = as_volume(event, meta)
+        assert volume.latest is not None
+        event, meta = as_volume(*volume.latest)
         if not volume.deskewer.is_complete:
             hand_out(self.outputs, Parcel(event, meta, slabs))
             return
@@ -336,7 +360,9 @@ class Deskew:
 
     def _told_of(self, key: Place, volume: OpenVolume) -> Meta:
         """Return what the metadata say of a complete volume."""
-        told: Meta = {"latency_ms": self.latency_ms[-1]}
+        told: Meta = {}
+        if volume.latency_ms is not None:
+            told["latency_ms"] = volume.latency_ms
         assert self._scan is not None
         place = self._scan.planes.place
         flags = [f.message for f in self.flags if place(f.index)[:2] == key[:2]]

@@ -34,7 +34,8 @@ class Options:
         :meth:`Correction.of_camera`.
     missing : {"zero", "interpolate"}
         What stands in for a plane that did not come: nothing, so that rows that need
-        it are 0, or the planes around it, mixed linearly and rounded.
+        it are 0, or the planes around it, mixed linearly and rounded. What lies after
+        the last plane that came is 0 either way, and what before the first.
 
     Raises
     ------

@@ -6,9 +6,10 @@ form. Knows nothing of scans or planes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opm_engine.plan import BLOCK, wants_of
@@ -18,6 +19,8 @@ from opm_engine.processing.window import Slab
 if TYPE_CHECKING:
     import useq
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 METHODS = (
     "sequenceStarted",
@@ -140,7 +143,23 @@ def note_all(outputs: Iterable[object], note: object) -> None:
 
 def finish_all(outputs: Iterable[object], sequence: useq.MDASequence) -> None:
     """Finish every output, even if another fails; then raise the first failure."""
-    with ExitStack() as stack:  # last in, first out; the last one to fail is raised
-        for output in outputs:
-            if hasattr(output, "sequenceFinished"):
-                stack.callback(output.sequenceFinished, sequence)
+    call_all(
+        partial(output.sequenceFinished, sequence)
+        for output in outputs
+        if hasattr(output, "sequenceFinished")
+    )
+
+
+def call_all(calls: Iterable[Callable[[], None]]) -> None:
+    """Make every call, even if another fails; log later failures, raise the first."""
+    first: BaseException | None = None
+    for call in calls:
+        try:
+            call()
+        except BaseException as error:
+            if first is None:
+                first = error
+            else:
+                logger.exception("failed at the end of a run, after another failure")
+    if first is not None:
+        raise first

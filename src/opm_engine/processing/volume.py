@@ -1,13 +1,13 @@
 """`OpenVolume`: one volume of a run while its planes come, gaps and all.
 
 Separate from the handler, which sorts planes by volume, and from the deskewer, which
-takes every plane in its turn. Knows no metadata.
+takes every plane in its turn. Keeps metadata, but does not look into them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from opm_engine.processing.options import Missing
 from opm_engine.processing.streaming import Deskewer
 from opm_engine.processing.window import Slab
+
+if TYPE_CHECKING:
+    import useq
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,12 @@ class OpenVolume:
     Attributes
     ----------
     missing_planes : list of int
-        Those that a later one has overtaken.
+        Those that a later one has overtaken, or that were given up.
+    latest : (event, meta), optional
+        Of the last plane that came.
+    latency_ms : float, optional
+        From the arrival of the last plane to the volume being complete; none if
+        planes were given up.
     """
 
     def __init__(
@@ -55,6 +63,8 @@ class OpenVolume:
         self.index = index
         self.deskewer = deskewer
         self.missing_planes: list[int] = []
+        self.latest: tuple[useq.MDAEvent, dict[str, Any]] | None = None
+        self.latency_ms: float | None = None
         self._interpolates = missing == "interpolate"
         self._last: NDArray[np.uint16] | None = None
 
@@ -87,12 +97,17 @@ class OpenVolume:
             self._last = plane
         return slabs
 
+    def skip(self) -> list[Slab]:
+        """Give the next plane up; return the slabs that are complete now."""
+        self.missing_planes.append(self.deskewer.n_added)
+        return self.deskewer.skip()
+
     def _stand_in(
         self, plane: NDArray[np.uint16], lost: int, before: int, after: int
     ) -> list[Slab]:
-        self.missing_planes.append(lost)
         if self._last is None:  # zero wanted, or the first planes are missing
-            return self.deskewer.skip()
+            return self.skip()
+        self.missing_planes.append(lost)
         share = (lost - before) / (after - before)
         return self.deskewer.add(mixed(self._last, plane, share), lasting=True)
 

@@ -66,18 +66,19 @@ class Branch:
         ``latest`` branch
         gives it all planes of a volume or none.
     policy : {"lossless", "latest"}
-        ``lossless``: the acquisition waits for room. ``latest``: the newest frame
-        wins, older ones that still wait are dropped whole and counted. Of volumes that
-        come in parts (slabs, or planes for such a handler) it gets all or nothing:
-        while parts wait, volumes that begin are skipped whole, all channels of a
-        position and time alike; of one that it has begun it gets the rest, however
-        much that is.
+        ``lossless``: the acquisition waits for room. ``latest``: the newest frame of
+        each channel (and camera) wins, older ones of it that still wait are dropped
+        whole and counted; channels take turns. Of volumes that come in parts (slabs,
+        or planes for such a handler) it gets all or nothing: while parts wait, volumes
+        that begin are skipped whole, all channels of a position and time alike; of one
+        that it has begun it gets the rest, however much that is.
     name : str, optional
         For errors, statistics and lookup, without "/"; by default the handler's class.
     max_bytes : int, optional
         Bytes of frames that may wait here, beside the whole tree's limit; one more
-        frame may be in the handler's hands, and a single larger one may wait alone. By
-        default there is no further limit if lossless, one frame if latest.
+        frame may be in the handler's hands, and a single larger one may wait alone. If
+        latest, all this is for each channel. By default there is no further limit if
+        lossless, one frame of each channel if latest.
 
     Raises
     ------
@@ -122,7 +123,11 @@ class Branch:
 
 
 def latest(handler: object, name: str = "", max_bytes: int | None = None) -> Branch:
-    """Return a branch that drops old frames instead of holding up the acquisition."""
+    """Return a branch that drops old frames instead of holding up the acquisition.
+
+    It keeps the newest frame of each channel, or the newest `max_bytes` of each; see
+    `Branch`.
+    """
     return Branch(handler, "latest", name, max_bytes)
 
 

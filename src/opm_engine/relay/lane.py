@@ -28,7 +28,7 @@ from opm_engine.relay.branch import (
 from opm_engine.relay.budget import NOTHING, Memory
 from opm_engine.relay.fitting import announced, is_offered_in_parts, refuse_untaken
 from opm_engine.relay.stats import BranchStats, Meter
-from opm_engine.relay.waiting import Item, Waiting
+from opm_engine.relay.waiting import Queued, Waiting, channel_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from opm_engine.relay.waiting import Volume
 
 
-class Parcel(NamedTuple):
+class Arrival(NamedTuple):
     """What one call brings to all lanes: ``method(data, *between, event, meta)``."""
 
     method: str
@@ -109,10 +109,12 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._earlier_thread: threading.Thread | None = None
 
-    def successor(self, budget: Budget | None = None) -> Lane:
+    def successor(
+        self, budget: Budget | None = None, hang_s: float | None = None
+    ) -> Lane:
         """Return a lane for the next run, which remembers a thread that still hangs."""
-        budget = budget or self._budget
-        lane = Lane(self.branch, budget, self._hang_s, self._on_error, self._resting)
+        budget, hang_s = budget or self._budget, hang_s or self._hang_s
+        lane = Lane(self.branch, budget, hang_s, self._on_error, self._resting)
         lane._earlier_thread = self._thread or self._earlier_thread
         return lane
 
@@ -182,21 +184,22 @@ class Lane:
         """Return when ``sequenceStarted`` has, or has lasted `hang_s` seconds."""
         self._wait(lambda: self._started, hang_s)
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, arrival: Arrival) -> None:
         """Queue what the handler wants; if lossless, wait for room while it moves on.
 
         A handler that wants slabs or projections gets frames too, unless the source
         serves volumes in all these forms.
         """
         arrived_s = time.perf_counter()
-        method, memory = parcel.method, parcel.memory
+        method, memory = arrival.method, arrival.memory
         wanted = method in self._wants or (method == FRAME and self._gets_all_frames)
         if not wanted:
             return
-        if parcel.misfit:
-            self.fail(ValueError(f"branch {self.branch.name!r}: {parcel.misfit}"))
-        args = parcel.data, *parcel.between, parcel.event, copy(parcel.meta)
-        item = Item(method, args, memory, arrived_s, self._volume_of(parcel))
+        if arrival.misfit:
+            self.fail(ValueError(f"branch {self.branch.name!r}: {arrival.misfit}"))
+        args = arrival.data, *arrival.between, arrival.event, copy(arrival.meta)
+        volume, channel = self._volume_of(arrival), channel_of(arrival.event.index)
+        item = Queued(method, args, memory, arrived_s, volume, channel)
 
         def has_room() -> bool:
             return not self._waits or self._waiting.has_room(memory)
@@ -216,7 +219,7 @@ class Lane:
         with self._budget.moved:
             if self._error is not None or self._closed:
                 return
-            self._waiting.offer(Item(NOTE, (note,), NOTHING, time.perf_counter()))
+            self._waiting.offer(Queued(NOTE, (note,), NOTHING, time.perf_counter()))
             self._arrived.notify()
 
     def stop_waiting(self) -> None:
@@ -281,12 +284,12 @@ class Lane:
                 self._started = self._ended = True
                 self._budget.moved.notify_all()
 
-    def _next(self) -> Item | None:
+    def _next(self) -> Queued | None:
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting or self._closed)
             return self._waiting.take() if self._waiting else None
 
-    def _handle(self, item: Item) -> None:
+    def _handle(self, item: Queued) -> None:
         done = self._call(item.method, *item.args)
         if item.method == NOTE:
             return
@@ -315,7 +318,7 @@ class Lane:
 
     # ---- shared -------------------------------------------------------------
 
-    def _accept(self, item: Item) -> None:
+    def _accept(self, item: Queued) -> None:
         """Count what has come and queue it; the caller holds the lock."""
         self._received += 1
         if self._error is not None or self._closed:
@@ -324,14 +327,14 @@ class Lane:
         self._waiting.offer(item)
         self._arrived.notify()
 
-    def _volume_of(self, parcel: Parcel) -> Volume | None:
+    def _volume_of(self, arrival: Arrival) -> Volume | None:
         """Return which volume a part belongs to, where that decides its fate."""
-        in_parts = parcel.method == SLAB or (
-            parcel.method == FRAME and self._takes_whole
+        in_parts = arrival.method == SLAB or (
+            arrival.method == FRAME and self._takes_whole
         )
         if self.branch.policy == "lossless" or not in_parts:
             return None
-        index = parcel.event.index
+        index = arrival.event.index
         return tuple(sorted((axis, i) for axis, i in index.items() if axis != "z"))
 
     def _wait(self, done: Callable[[], bool], hang_s: float) -> bool:

@@ -17,7 +17,10 @@ class Latch:
     error : Exception or None
         First of this run, or of the last.
     owed : Exception or None
-        First since `watch` that has not been raised in the thread that called it.
+        First since `watch` that has not been raised in the thread that called it. For
+        example: a run in another thread fails and its engine raises `error` there;
+        whoever connected the relay has not seen that, so that leaving the connection
+        still raises it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """`Node`: a relay's place in a tree of relays.
 
 Separate from what a relay does in a run: here it finds the relays below it, shares its
-budget with them, and its stages and their outputs are found by name. Knows no runner.
+limits with them, and its stages and their outputs are found by name. Knows no runner.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opm_engine.relay.stats import BranchStats
 
 
-class Place(NamedTuple):
+class Seat(NamedTuple):
     """A branch of a relay, below which another relay is; the relay may be gone."""
 
     relay: weakref.ref[Node]
@@ -51,27 +51,27 @@ class Place(NamedTuple):
         return nullcontext() if lane is None else lane.resting()
 
 
+class Limits(NamedTuple):
+    """What all relays of a tree have in common: the outermost one's."""
+
+    budget: Budget
+    start_timeout_s: float
+    drain_timeout_s: float
+
+
 class Node(tree.Fork):
     """A relay among relays.
 
     Parameters
     ----------
     branches : tuple of handlers and Branch
-    max_bytes : int
+    limits : Limits
         Of the whole tree, as long as this is the outermost relay.
-    start_timeout_s, drain_timeout_s : float
     """
 
-    def __init__(
-        self,
-        branches: tuple[object, ...],
-        max_bytes: int,
-        start_timeout_s: float,
-        drain_timeout_s: float,
-    ) -> None:
-        self._budget = Budget(max_bytes)
-        self._start_timeout_s, self._drain_timeout_s = start_timeout_s, drain_timeout_s
-        self._place: Place | None = None
+    def __init__(self, branches: tuple[object, ...], limits: Limits) -> None:
+        self._limits = limits
+        self._seat: Seat | None = None
         self._lanes: tuple[Lane, ...] = ()
         self._lanes = tuple(map(self._new_lane, settled(branches)))
         self._adopt()
@@ -113,7 +113,7 @@ class Node(tree.Fork):
     @property
     def waiting_bytes(self) -> int:
         """Bytes that wait in the whole tree, each array counted once."""
-        return self._budget.waiting_bytes
+        return self._limits.budget.waiting_bytes
 
     @property
     def error(self) -> Exception | None:
@@ -207,7 +207,7 @@ class Node(tree.Fork):
     # ---- the tree ------------------------------------------------------------
 
     def _fork(self, branch: Branch) -> Node:
-        """Return a relay with the same deadlines."""
+        """Return a relay with one branch."""
         raise NotImplementedError
 
     def _refuse_running(self) -> None:
@@ -222,8 +222,8 @@ class Node(tree.Fork):
         self._tie(branch)
         return Lane(
             branch,
-            self._budget,
-            self._drain_timeout_s,
+            self._limits.budget,
+            self._limits.drain_timeout_s,
             self._branch_failed,
             self._resting,
         )
@@ -234,42 +234,45 @@ class Node(tree.Fork):
         for branch in self.branches:
             for fork in tree.nearest_forks(branch.handler):
                 if isinstance(fork, Node):
-                    fork._join(Place(weakref.ref(self), branch), self._budget)
+                    fork._join(Seat(weakref.ref(self), branch), self._limits)
 
-    def _join(self, place: Place, budget: Budget) -> None:
+    def _join(self, seat: Seat, limits: Limits) -> None:
         """Become part of another relay's tree."""
-        if self._above() not in (None, place.relay()):
+        if self._above() not in (None, seat.relay()):
             msg = "a relay below a handler is part of another relay already"
             raise ValueError(msg)
-        self._place = place
-        if budget is not self._budget:
-            self._budget = budget
-            self._lanes = tuple(lane.successor(budget) for lane in self._lanes)
+        self._seat = seat
+        if limits != self._limits:
+            self._limits = limits
+            self._lanes = tuple(
+                lane.successor(limits.budget, limits.drain_timeout_s)
+                for lane in self._lanes
+            )
             for branch in self.branches:
                 self._tie(branch)
         self._adopt()
 
     def _tie(self, branch: Branch) -> None:
         if isinstance(branch.handler, Outlet):
-            place = Place(weakref.ref(self), branch)
+            seat = Seat(weakref.ref(self), branch)
             branch.handler.tie(
                 Tie(
-                    self._budget,
+                    self._limits.budget,
                     self._error_of_tree,
-                    place.resting,
-                    self._drain_timeout_s,
+                    seat.resting,
+                    self._limits.drain_timeout_s,
                 )
             )
 
     def _above(self) -> Node | None:
-        return None if self._place is None else self._place.relay()
+        return None if self._seat is None else self._seat.relay()
 
     def _error_of_tree(self) -> Exception | None:
         above = self._above()
         return self.error if above is None else above._error_of_tree()
 
     def _resting(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._place is None else self._place.resting()
+        return nullcontext() if self._seat is None else self._seat.resting()
 
     def _below(self) -> list[Node]:
         """Return the relays right below this one."""

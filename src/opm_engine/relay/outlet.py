@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from opm_engine.relay.branch import FRAME, PROJECTIONS
 from opm_engine.relay.budget import Budget, memory_of
-from opm_engine.relay.waiting import Item as Waiter
-from opm_engine.relay.waiting import Waiting
+from opm_engine.relay.waiting import Queued, Waiting, channel_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,8 +73,8 @@ class Outlet:
       `max_bytes`. **An iterator that is not read then holds up the acquisition**, and
       after the relay's ``drain_timeout_s`` fails the run. With callbacks connected,
       nothing waits for iterators that do not exist.
-    - ``latest``: only the newest waits (or the newest `max_bytes`); older ones are
-      dropped whole and counted.
+    - ``latest``: only the newest of each channel waits (or the newest `max_bytes` of
+      each); older ones are dropped whole and counted.
 
     Items are the same arrays as the other branches', read-only; nobody writes into
     them afterwards, so they may be kept.
@@ -197,7 +196,15 @@ class Outlet:
             if self._policy == "lossless":
                 self._wait_for_room(lambda: run.waiting.has_room(memory))
             if not self._is_closed:
-                run.waiting.offer(Waiter(FRAME, item, memory, perf_counter()))
+                run.waiting.offer(
+                    Queued(
+                        FRAME,
+                        item,
+                        memory,
+                        perf_counter(),
+                        channel=channel_of(event.index),
+                    )
+                )
                 self._came.notify_all()
 
     projectionsReady = frameReady

@@ -18,12 +18,12 @@ from psygnal import Signal
 
 from opm_engine.relay.activity import Activity
 from opm_engine.relay.branch import CHECK, FRAME, PROJECTIONS, SLAB, Branch, log_error
-from opm_engine.relay.budget import memory_of, read_only
+from opm_engine.relay.budget import Budget, memory_of, read_only
 from opm_engine.relay.connection import Connection
 from opm_engine.relay.fitting import announced, misfit, refuse_untaken
-from opm_engine.relay.lane import Parcel
+from opm_engine.relay.lane import Arrival
 from opm_engine.relay.latch import Latch, raisable
-from opm_engine.relay.node import Node
+from opm_engine.relay.node import Limits, Node
 from opm_engine.relay.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from pymmcore_plus.mda import MDARunner
 
     from opm_engine.plan import Stream
-    from opm_engine.relay.budget import Budget
-    from opm_engine.relay.node import Place
+    from opm_engine.relay.node import Seat
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +62,9 @@ class ThreadRelay(Node):
     **Trees.** A handler with ``outputs`` makes a chain; a relay among them is a fork:
     ``ThreadRelay(writer, Deskew(outputs=[ThreadRelay(writer, latest(viewer))]))``. It
     takes volumes in all forms (see `wants`) and passes to each branch the form that it
-    wants. The outermost relay finds those below it: all share its `max_bytes`, and an
-    error of a lossless branch goes up to it at once. No handler may be in two places.
+    wants. The outermost relay finds those below it: its `max_bytes` and deadlines count
+    for all of them, whatever they were given themselves, and an error of a lossless
+    branch goes up to it at once. No handler may be in two places.
 
     Parameters
     ----------
@@ -73,10 +73,9 @@ class ThreadRelay(Node):
     max_bytes : int
         Bytes of frames that may wait in all branches of the tree together, an array
         that waits in several counted once; each may hold one item in any case, and
-        ``latest`` branches hold no more than that beyond it (or one time point, of
-        volumes in parts). When it is full the acquisition waits, which pushes back into
-        the camera's circular buffer; see `stop_waiting`. Of a relay within another the
-        outermost one's limit counts.
+        ``latest`` branches hold no more than one of each channel beyond it (or one time
+        point, of volumes in parts). When it is full the acquisition waits, which pushes
+        back into the camera's circular buffer; see `stop_waiting`.
     start_timeout_s : float
         How long a handler's ``sequenceStarted`` may take.
     drain_timeout_s : float
@@ -123,7 +122,8 @@ class ThreadRelay(Node):
         self._connection = Connection(self._activity, self._latch)
         self._publisher = Publisher(self._publish)
         self._stream: Stream | None = None
-        super().__init__(branches, max_bytes, start_timeout_s, drain_timeout_s)
+        shared = Limits(Budget(max_bytes), start_timeout_s, drain_timeout_s)
+        super().__init__(branches, shared)
 
     @property
     def error(self) -> Exception | None:
@@ -160,12 +160,12 @@ class ThreadRelay(Node):
             if self.error is not None and self._has_way_back:
                 self._tell_readers()
                 return  # the engine raises it before it arms
-            if self._place is None:
+            if self._seat is None:
                 self._publisher.start()
             for lane in self._lanes:
                 lane.start(sequence, summary)
             for lane in self._lanes:
-                lane.wait_started(self._start_timeout_s)
+                lane.wait_started(self._limits.start_timeout_s)
 
     def frameReady(self, image: Any, event: useq.MDAEvent, meta: Any) -> None:
         """Queue a frame in every branch; wait only while a lossless one is full."""
@@ -251,7 +251,8 @@ class ThreadRelay(Node):
         if self._above() is not None:
             msg = "this relay is part of another: connect that one"
             raise RuntimeError(msg)
-        with self._connection.opened(runner, self, self._close, self._start_timeout_s):
+        start_s = self._limits.start_timeout_s
+        with self._connection.opened(runner, self, self._close, start_s):
             yield self
 
     def _close(self) -> None:
@@ -277,11 +278,11 @@ class ThreadRelay(Node):
         wrong = self._misfit(method, data, between, meta)
         data = read_only(data)  # no branch can spoil it for another
         memory = memory_of(data)
-        parcel = Parcel(method, data, between, event, meta, memory, wrong)
+        arrival = Arrival(method, data, between, event, meta, memory, wrong)
         for policy in ("latest", "lossless"):  # those that never wait come first
             for lane in self._lanes:
                 if lane.branch.policy == policy:
-                    lane.put(parcel)
+                    lane.put(arrival)
         if self.error is not None:
             self._connection.cancel_untold()  # again: the runner can lose a request
 
@@ -361,7 +362,7 @@ class ThreadRelay(Node):
         raised = raisable(error, branch.name)
         raised.add_note(_note(branch))
         self._latch.set(raised)
-        above = self._place and self._place.lane()
+        above = self._seat and self._seat.lane()
         if above is not None:
             above.fail(raised)
         self._connection.cancel_untold()
@@ -375,18 +376,14 @@ class ThreadRelay(Node):
             msg = "a run goes on: add branches and outlets before or after it"
             raise RuntimeError(msg)
 
-    def _join(self, place: Place, budget: Budget) -> None:
+    def _join(self, seat: Seat, limits: Limits) -> None:
         if self._connection.is_open:
             msg = "a relay below a handler is connected to a runner itself"
             raise ValueError(msg)
-        super()._join(place, budget)
+        super()._join(seat, limits)
 
     def _fork(self, branch: Branch) -> Node:
-        return ThreadRelay(
-            branch,
-            start_timeout_s=self._start_timeout_s,
-            drain_timeout_s=self._drain_timeout_s,
-        )
+        return ThreadRelay(branch)
 
 
 def _note(branch: Branch) -> str:

@@ -105,7 +105,8 @@ def reprocess(
 
     With the options of the live deskew the voxels are the same, and so is what the
     store says of itself. Broken off, even by SIGKILL, it goes on where it was when it
-    is called again with the same arguments: shards that are whole stay.
+    is called again with the same arguments: shards that are whole stay. When all are,
+    nothing is done, so it may be called until it succeeds.
 
     Parameters
     ----------
@@ -127,7 +128,9 @@ def reprocess(
         For all of them, beyond what processes take that do nothing. Half of what is
         free by default.
     overwrite : bool
-        Begin anew, replacing a zarr store that is there.
+        Begin anew, replacing a zarr store that is there; but go on with one that was
+        begun with the same planes and options and is not complete, so that this may be
+        broken off and called again, too.
     on_progress : callable
         Called with shards that are whole, and all.
     **options
@@ -142,7 +145,7 @@ def reprocess(
     BlockingIOError
         If one of the stores is being written.
     FileExistsError
-        If ``out`` is there and was not begun here.
+        If ``out`` is there and was not begun here, or is no zarr store.
     FileNotFoundError
         If there is no ``raw``.
     MemoryError
@@ -156,11 +159,11 @@ def reprocess(
         with others.
     """
     raw, out = Path(raw), resolve(out)
-    _refuse_nonsense(raw, out, jobs=jobs, memory_bytes=memory_bytes)
     recording = Recording(raw)
+    _refuse_nonsense(raw, out, jobs=jobs, memory_bytes=memory_bytes)
     scan = _scan_of(recording, geometry, Options(**options))
     gaps = dict(volumes_of(recording.planes))
-    target.open_target(
+    was_complete = target.open_target(
         out,
         recording,
         scan,
@@ -187,7 +190,8 @@ def reprocess(
                     n_jobs,
                     lambda done: on_progress(n_found + done, len(shards)),
                 )
-        target.finish(out, recording, scan, gaps)
+        if due or not was_complete:
+            target.finish(out, recording, scan, gaps)
     stream = recording.stream
     n_announced = stream.n_times * len(stream.positions) * len(stream.channels)
     return Reprocessed(
@@ -267,7 +271,10 @@ def _refuse_nonsense(
 def _scan_of(recording: Recording, geometry: Geometry | None, options: Options) -> Scan:
     block = recording.block
     if geometry is None and "geometry" not in block:
-        msg = f"{recording.store} does not tell its geometry: give geometry=..."
+        msg = (
+            f"{recording.store} does not tell its geometry: in Python, "
+            "reprocess(..., geometry=...) takes one"
+        )
         raise ValueError(msg)
     return describe_scan(useq.MDASequence(), block, geometry, options)
 

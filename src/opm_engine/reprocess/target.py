@@ -1,8 +1,8 @@
 """The store that is filled: as the live writer makes it, and gone on with later.
 
 Separate from the run because it decides what may be gone on with: only what was begun
-with the same planes and the same options. A note in the folder of the first array says
-what that was, as long as the store is not complete.
+with the same planes and the same options. A note in the folder of the first array,
+where no reader looks, says what that was, and whether the store is complete.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NOTE = "reprocess.json"
 """Name of the note."""
 
+_COMPLETE = "complete"
+"""Key in the note: whether nothing is left to do."""
+
 _HEAD_BYTES = 2**16
 """Of the file that tells of frames: enough to tell two runs apart."""
 
@@ -48,7 +51,7 @@ def open_target(
     codec: Codec,
     shard_bytes: int | None,
     overwrite: bool,
-) -> None:
+) -> bool:
     """Make the store to fill, or find it begun with the same planes and options.
 
     Parameters
@@ -61,7 +64,12 @@ def open_target(
     shard_bytes : int, optional
         Largest file, uncompressed.
     overwrite : bool
-        Begin anew, whatever zarr store is there.
+        Begin anew, whatever zarr store is there, unless it is to be gone on with.
+
+    Returns
+    -------
+    bool
+        Whether it was completed before.
 
     Raises
     ------
@@ -74,26 +82,28 @@ def open_target(
     ValueError
         If it was begun with other planes or options; names them.
     """
-    asked = {
+    asked: dict[str, Any] = {
         "planes": _fingerprint(recording, gaps),
         "geometry": scan.geometry.model_dump(mode="json"),
         **scan.volume_block(None)["deskew"],
         "codec": codec,
         "shard_bytes": shard_bytes,
     }
-    begun = None if overwrite else _begun(out)
+    asked = json.loads(json.dumps(asked))
+    begun = _begun(out)
     if begun is not None:
-        _refuse_other(out, begun, json.loads(json.dumps(asked)))
-        return
+        is_complete = bool(begun.pop(_COMPLETE, False))
+        if not overwrite:
+            _refuse_other(out, begun, asked)
+            return is_complete
+        if begun == asked and not is_complete:
+            return False
     paths.refuse_existing(out, overwrite=overwrite)
-    new = out.with_name(f"{out.name}.new")
-    if out.is_dir():
-        StoreLock(out).release()  # refuses while somebody writes it
-    paths.clear(out)
-    paths.clear(new)
+    new = _cleared(out)
     _create(new, recording, scan, codec, shard_bytes)
-    (array_folders(new)[0] / NOTE).write_text(json.dumps(asked), encoding="utf-8")
-    new.rename(out)
+    _write_note(array_folders(new)[0], {**asked, _COMPLETE: False})
+    new.rename(out.resolve())
+    return False
 
 
 def finish(out: Path, recording: Recording, scan: Scan, gaps: Gaps) -> None:
@@ -105,6 +115,8 @@ def finish(out: Path, recording: Recording, scan: Scan, gaps: Gaps) -> None:
         If it cannot be written.
     """
     folders = array_folders(out)
+    note = json.loads((folders[0] / NOTE).read_text("utf-8"))
+    _write_note(folders[0], {**note, _COMPLETE: False})
     for folder in folders:
         (folder / FRAMES).unlink(missing_ok=True)
     journal = FrameJournal(folders)
@@ -115,7 +127,7 @@ def finish(out: Path, recording: Recording, scan: Scan, gaps: Gaps) -> None:
                 journal.add(place, journal.line(position, index, event, meta))
     finally:
         journal.close()
-    (folders[0] / NOTE).unlink()
+    _write_note(folders[0], {**note, _COMPLETE: True})
 
 
 def _fingerprint(recording: Recording, gaps: Gaps) -> str:
@@ -130,13 +142,19 @@ def _fingerprint(recording: Recording, gaps: Gaps) -> str:
 
 
 def _begun(out: Path) -> dict[str, Any] | None:
-    """Return what a store was begun with; None if there is none, or it is complete."""
+    """Return the note of a store; None if there is none, or it was not begun here."""
     try:
         note = array_folders(out)[0] / NOTE
         begun: dict[str, Any] = json.loads(note.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, LookupError, ValueError):
         return None
     return begun
+
+
+def _write_note(array: Path, note: dict[str, Any]) -> None:
+    new = array / f".{NOTE}.new"
+    new.write_text(json.dumps(note), encoding="utf-8")
+    new.replace(array / NOTE)
 
 
 def _refuse_other(out: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -144,10 +162,27 @@ def _refuse_other(out: Path, begun: dict[str, Any], asked: dict[str, Any]) -> No
     if names:
         listed = "; ".join(f"{x} = {begun.get(x)}, now {asked.get(x)}" for x in names)
         msg = (
-            f"{out} was begun with {listed}: go on with the same, or begin anew with "
-            "overwrite=True"
+            f"{out} was begun with {listed}: go on with the same, choose another path, "
+            "or overwrite it"
         )
         raise ValueError(msg)
+
+
+def _cleared(out: Path) -> Path:
+    """Remove what is replaced, and return where the new store is made.
+
+    What is there goes there first: whenever that is broken off, the next try finds
+    either all of it or nothing under its name. It goes before the new one is made, so
+    that its room counts.
+    """
+    out = out.resolve()
+    new = out.with_name(f"{out.name}.new")
+    paths.clear(new)
+    if out.is_dir():
+        StoreLock(out).release()  # refuses while somebody writes it
+        out.rename(new)
+        paths.clear(new)
+    return new
 
 
 def _create(

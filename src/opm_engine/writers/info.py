@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from opm_engine.writers import reading
-from opm_engine.writers.inventory import Inventory, inventory
+from opm_engine.writers.inventory import Inventory, Shard, inventory
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import read_attributes
 
@@ -36,7 +36,8 @@ def describe_store(store: str | Path) -> dict[str, Any]:
     dict
         Plain JSON. ``frames_*`` count planes of a raw store and whole volumes of a
         deskewed one, over all positions; ``missing`` names the first of those that are
-        not there. ``compression`` is pixels to bytes of shards.
+        not there, ``strays`` the first files of pixels outside the images.
+        ``compression`` is pixels to bytes of shards.
 
     Raises
     ------
@@ -49,12 +50,16 @@ def describe_store(store: str | Path) -> dict[str, Any]:
     return {
         "store": str(store),
         **_what(found),
-        **_how_scanned(reading.read_block(store)),
+        **_how_scanned(found.block),
         "frames_announced": found.announced,
         "frames_present": found.frames_present,
         "frames_missing": found.frames_missing,
         "volumes_incomplete": sum(int(x.incomplete.sum()) for x in found.images),
         "missing": list(islice(_missing(found), N_NAMED)),
+        "strays": [
+            str(shard.path.relative_to(found.store))
+            for shard in islice(_strays(found), N_NAMED)
+        ],
         "flags": _flags(found),
         "is_whole": found.is_whole,
         "needs_repair": found.needs_repair,
@@ -96,18 +101,23 @@ def _missing(found: Inventory) -> Iterator[str]:
     """Name what is not there, position by position."""
     if not found.frames_missing:
         return
-    for position, image in enumerate(found.images):
+    yield from (f"all of {x.relative_to(found.store)}" for x in found.unreadable)
+    for image in found.images:
         for at in np.argwhere(~image.present).tolist():
             t, c, *z = at
-            name = f"t={t}, p={position}, c={c}"
+            name = f"t={t}, p={image.position}, c={c}"
             yield f"{name}, z={z[0]}" if z else name
+
+
+def _strays(found: Inventory) -> Iterator[Shard]:
+    return (shard for image in found.images for shard in image.strays)
 
 
 def _flags(found: Inventory) -> list[dict[str, Any]]:
     flags = [
         flag
-        for position in range(len(found.images))
-        for flag in reading.read_flags(found.store, position)
+        for image in found.images
+        for flag in reading.read_flags(found.store, image.position)
     ]
     return [{**flag.index, "message": flag.message} for flag in flags]
 

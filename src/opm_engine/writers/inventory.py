@@ -17,9 +17,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from opm_engine.writers import reading, shard_index
+from opm_engine.plan import Stream
+from opm_engine.writers import shard_index
+from opm_engine.writers.documents import (
+    WRONG,
+    NotAStoreError,
+    checked_layout,
+    described,
+)
 from opm_engine.writers.journal import FRAMES
-from opm_engine.writers.layout import Layout
+from opm_engine.writers.layout import Layout, items
 from opm_engine.writers.metadata import ARRAY
 
 UNFINISHED = (".new", ".partial", ".__lock")
@@ -28,10 +35,6 @@ UNFINISHED = (".new", ".partial", ".__lock")
 Key = tuple[int, int, int, int, int]
 Bools = npt.NDArray[np.bool_]
 Kind = Literal["planes", "volumes"]
-
-
-class NotAStoreError(ValueError):
-    """What was named is no store of sharded images t, c, z, y, x."""
 
 
 class File(NamedTuple):
@@ -55,6 +58,8 @@ class ImageInventory:
 
     Attributes
     ----------
+    position : int
+        Stage position, from 0.
     folder : Path
         Of the group.
     kind : {"planes", "volumes"}
@@ -66,15 +71,19 @@ class ImageInventory:
     shards : tuple of Shard
     torn : tuple of Shard
         Those whose last index is not whole. Nothing in them can be read before repair.
+    strays : tuple of Shard
+        Those that lie outside the image; they count for nothing.
     journal_lines : int
     """
 
+    position: int
     folder: Path
     kind: Kind
     layout: Layout
     chunks: Bools
     shards: tuple[Shard, ...]
     torn: tuple[Shard, ...]
+    strays: tuple[Shard, ...]
     journal_lines: int
 
     @cached_property
@@ -102,8 +111,12 @@ class Inventory:
     Attributes
     ----------
     store : Path
+    block : dict
+        Our metadata block, of the run; empty if there is none.
     images : tuple of ImageInventory
-        One per position.
+        One per position whose metadata can be read; at least one.
+    unreadable : tuple of Path
+        Folders of the other positions. Their frames count as missing.
     announced : int
         Planes or volumes that it was made for, over all positions.
     unfinished : tuple of Path
@@ -113,7 +126,9 @@ class Inventory:
     """
 
     store: Path
+    block: dict[str, Any]
     images: tuple[ImageInventory, ...]
+    unreadable: tuple[Path, ...]
     announced: int
     unfinished: tuple[Path, ...]
     n_bytes: int
@@ -136,7 +151,9 @@ class Inventory:
     @property
     def needs_repair(self) -> bool:
         """Whether a writer was cut off in the middle of a file."""
-        return bool(self.unfinished) or any(image.torn for image in self.images)
+        if self.unfinished or self.unreadable:
+            return True
+        return any(image.torn for image in self.images)
 
     @property
     def is_whole(self) -> bool:
@@ -159,17 +176,29 @@ def inventory(store: str | Path) -> Inventory:
         If it is no store of sharded images t, c, z, y, x.
     """
     store = Path(store)
-    block, folders, layouts = described(store)
+    block, folders = described(store)
     files = list(all_files(store))
-    shards = _shards(store, files)
-    images = tuple(
-        _image(folder, layout, _kind(block, layout), shards[folder / ARRAY])
-        for folder, layout in zip(folders, layouts, strict=True)
-    )
+    shards = shards_of(store, files)
+    images, unreadable = [], []
+    for number, folder in enumerate(folders):
+        try:
+            layout = checked_layout(folder)
+        except NotAStoreError:
+            if len(folders) == 1:
+                raise
+            unreadable.append(folder)
+        else:
+            kind = _kind(block, layout)
+            images.append(_image(number, folder, layout, kind, shards[folder / ARRAY]))
+    if not images:
+        msg = f"{store} has no image whose metadata can be read"
+        raise NotAStoreError(msg)
     return Inventory(
         store=store,
-        images=images,
-        announced=_announced(block, images),
+        block=block,
+        images=tuple(images),
+        unreadable=tuple(unreadable),
+        announced=_announced(block, tuple(images), len(folders)),
         unfinished=tuple(x.path for x in files if x.path.name.endswith(UNFINISHED)),
         n_bytes=sum(file.n_bytes for file in files),
     )
@@ -208,34 +237,6 @@ def all_files(folder: Path) -> Iterator[File]:
                 yield File(Path(entry.path), entry.stat().st_size)
 
 
-def described(store: Path) -> tuple[dict[str, Any], list[Path], list[Layout]]:
-    """Return the run's block, and folder and layout of each image.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing.
-    NotAStoreError
-        If it is no store of sharded images t, c, z, y, x.
-    """
-    if not store.exists():
-        msg = f"there is no {store}"
-        raise FileNotFoundError(msg)
-    try:
-        described = (
-            reading.read_block(store),
-            reading.image_folders(store),
-            reading.layouts_of_store(store),
-        )
-    except (OSError, KeyError, ValueError) as error:
-        msg = f"{store} is no OME-Zarr that was written here: {error}"
-        raise NotAStoreError(msg) from error
-    if any(len(layout.shape) != 5 for layout in described[2]):
-        msg = f"{store} does not have the axes t, c, z, y, x"
-        raise NotAStoreError(msg)
-    return described
-
-
 def _kind(block: dict[str, Any], layout: Layout) -> Kind:
     is_planes = layout.chunk[2:] == (1, *layout.shape[3:])
     kind: Kind = "planes" if is_planes else "volumes"
@@ -243,8 +244,9 @@ def _kind(block: dict[str, Any], layout: Layout) -> Kind:
 
 
 def _image(
-    folder: Path, layout: Layout, kind: Kind, shards: list[Shard]
+    position: int, folder: Path, layout: Layout, kind: Kind, files: list[Shard]
 ) -> ImageInventory:
+    shards = [shard for shard in files if _lies_inside(shard.key, layout)]
     n_times = max([layout.shape[0], *(shard.key[0] + 1 for shard in shards)])
     n_z, n_y = (-(-layout.shape[i] // layout.chunk[i]) for i in (2, 3))
     chunks = np.zeros((n_times, layout.shape[1], n_z, n_y), bool)
@@ -257,17 +259,24 @@ def _image(
         else:
             mark(chunks, layout, shard.key, table)
     return ImageInventory(
+        position=position,
         folder=folder,
         kind=kind,
         layout=layout,
         chunks=chunks,
         shards=tuple(shards),
         torn=tuple(torn),
+        strays=tuple(shard for shard in files if shard not in shards),
         journal_lines=_count_lines(folder / ARRAY / FRAMES),
     )
 
 
-def _shards(store: Path, files: Iterable[File]) -> dict[Path, list[Shard]]:
+def _lies_inside(key: Key, layout: Layout) -> bool:
+    """Whether an image has such a shard; its time axis may have grown."""
+    return all(n < size for n, size in zip(key[1:], layout.grid[1:], strict=True))
+
+
+def shards_of(store: Path, files: Iterable[File]) -> dict[Path, list[Shard]]:
     """Sort those files that are shards by the folder of their array."""
     found = defaultdict(list)
     for path, n_bytes in files:
@@ -279,22 +288,37 @@ def _shards(store: Path, files: Iterable[File]) -> dict[Path, list[Shard]]:
     return found
 
 
-def _announced(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int:
+def _announced(
+    block: dict[str, Any], images: tuple[ImageInventory, ...], n_positions: int
+) -> int:
     """Return how many planes or volumes a store was made for.
 
     A sequence that is no regular grid leaves holes in it, and says how many events it
     has.
     """
-    grid: int = n_times_of(block, images) * sum(x.present[0].size for x in images)
-    whole = (block.get("plan") or {}).get("whole")
-    if not whole:
+    grid: int = n_times_of(block, images) * _per_time(block, images, n_positions)
+    try:
+        whole = (block.get("plan") or {}).get("whole")
+        if not whole:
+            return grid
+        n_frames: int = whole["n_events"] * block["stream"].get("n_cameras", 1)
+        if images[0].kind == "planes":
+            return n_frames
+        deepest: int = whole["geometry"]["n_planes"]
+        depths = {site.get("n_planes") or deepest for site in whole["positions"]}
+    except WRONG:  # a plan that is not ours
         return grid
-    n_frames: int = whole["n_events"] * block["stream"].get("n_cameras", 1)
-    if images[0].kind == "planes":
-        return n_frames
-    deepest: int = whole["geometry"]["n_planes"]
-    depths = {site.get("n_planes") or deepest for site in whole["positions"]}
     return n_frames // deepest if depths == {deepest} else grid
+
+
+def _per_time(
+    block: dict[str, Any], images: tuple[ImageInventory, ...], n_positions: int
+) -> int:
+    """Return how many planes or volumes belong to a time point."""
+    if len(images) < n_positions and "stream" in block:
+        stream = Stream.model_validate(block["stream"])
+        return items(stream.model_copy(update={"n_times": 1}))
+    return sum(image.present[0].size for image in images)
 
 
 def _count_lines(path: Path) -> int:

@@ -6,8 +6,9 @@ Follows runs and events. Separate from ``saving`` (a store while it is written),
 
     idle --sequenceStarted--> open --frameReady...--> open --sequenceFinished--> idle
       \--(no block yet)--> waiting --first frameReady--> open
-    any error: what came is flushed, ``error`` keeps it, frames raise it until the next
-    sequenceStarted
+    any error: raised at once, so that light goes off before the disk is waited for;
+    ``error`` keeps it, frames raise it until the next sequenceStarted, and what came is
+    flushed by sequenceFinished
 
 Knows no microscope: all it needs is in the summary or in a frame's metadata.
 """
@@ -34,6 +35,7 @@ from opm_engine.writers.run import Run
 from opm_engine.writers.saving import Pyramid, Saving, Way
 from opm_engine.writers.sink import Codec
 from opm_engine.writers.sinks import BUDGET_BYTES, Backend
+from opm_engine.writers.store import ngff_format
 
 if TYPE_CHECKING:
     import useq
@@ -61,7 +63,7 @@ class OMEZarrWriter:
     ----------
     path : str or Path
         Of the store. Missing parent folders are made. ``{run:03d}`` in it becomes the
-        first free number, from 0.
+        first free number, from 0. The store is there at once, with all its metadata.
     overwrite : bool
         Replace a zarr store that exists; nothing else is ever deleted.
     codec : {"lz4", "zstd", "none"}
@@ -112,8 +114,7 @@ class OMEZarrWriter:
         paths.numbered(path, 0)
         self.error: Exception | None = None
         self._template = path
-        self._overwrite = overwrite
-        self._way = Way(codec, shard_bytes, pyramid, backend, budget_bytes)
+        self._way = Way(codec, shard_bytes, pyramid, backend, budget_bytes, overwrite)
         self._path = Path(path)
         self._summary: Mapping[str, Any] = {}
         self._is_loose = False
@@ -165,8 +166,9 @@ class OMEZarrWriter:
         ValueError
             If the sequence has a grid.
         """
-        stream, _ = self._announced(sequence, summary)
-        self._free_path(stream)
+        stream, block = self._announced(sequence, summary)
+        self._free_path(stream, block)
+        ngff_format()
 
     def sequenceStarted(
         self, sequence: useq.MDASequence, summary: Mapping[str, Any]
@@ -185,7 +187,9 @@ class OMEZarrWriter:
         ValueError
             If the sequence has a grid.
         """
-        self.error = None
+        if self.error is not None:
+            self._close()
+            self.error = None
         with self._noting_errors():
             self._close()
             self._frames_written = 0
@@ -255,7 +259,7 @@ class OMEZarrWriter:
         OSError
             If it cannot be written.
         """
-        if self._saving is None:
+        if self._saving is None or self.error is not None:
             return
         with self._noting_errors():
             if isinstance(note, Flag):
@@ -269,11 +273,13 @@ class OMEZarrWriter:
         Raises
         ------
         OSError
-            If it cannot be written.
+            If it cannot be written, and no error came before.
         """
-        if self.error is None:
-            with self._noting_errors():
-                self._close()
+        if self.error is not None:
+            self._close()
+            return
+        with self._noting_errors():
+            self._close()
 
     @contextmanager
     def _noting_errors(self) -> Iterator[None]:
@@ -283,8 +289,6 @@ class OMEZarrWriter:
             yield
         except Exception as error:
             self.error = error
-            with suppress(OSError):
-                self._close()
             raise
 
     def _announced(
@@ -319,12 +323,11 @@ class OMEZarrWriter:
         block: Mapping[str, Any],
         sequence: useq.MDASequence | None,
     ) -> Run:
-        path = self._free_path(stream)
+        path = self._free_path(stream, block)
         if self._pyramid is not None and path == self._path:
             self._pyramid.abandon()  # of the store that is replaced
             with suppress(OSError, ValueError):
                 self._pyramid.wait()
-        paths.clear(path)
         self._path = path
         if sequence is not None:
             block = {"sequence": _described(sequence), **block}
@@ -341,17 +344,20 @@ class OMEZarrWriter:
             self._log_room(stream)
         return self._saving.run
 
-    def _free_path(self, stream: Stream | None) -> Path:
+    def _free_path(self, stream: Stream | None, block: Mapping[str, Any]) -> Path:
         """Return where the store may go; refuse a path that is taken or too small."""
         path = paths.resolve(self._template)
-        paths.refuse_existing(path, overwrite=self._overwrite)
+        paths.refuse_existing(path, overwrite=self._way.overwrite)
         is_ours = path == self._path and (self._saving or self._pyramid) is not None
         if path.exists() and not is_ours:
             StoreLock(path).release()  # nobody else is at it
         refuse_beyond_memory(self._way.budget_bytes, f"{path} (budget_bytes)")
         if stream is not None:
             compressed = self._way.codec != "none"
-            paths.refuse_too_small(path, n_bytes(stream), compressed=compressed)
+            least = paths.least_bytes(
+                stream, compressed=compressed, angle_deg=block.get("angle_deg")
+            )
+            paths.refuse_too_small({path: least}, compressed=compressed)
         return path
 
     def _log_room(self, stream: Stream) -> None:
@@ -366,10 +372,13 @@ class OMEZarrWriter:
         )
 
     def _close(self) -> None:
+        """Flush and let go; after an error that is told, further ones are not."""
         saving, self._summary = self._saving, {}
         if saving is not None:
+            told = () if self.error is None else (OSError,)
             try:
-                saving.close(is_whole=self.error is None)
+                with suppress(*told):
+                    saving.close(is_whole=self.error is None)
             finally:
                 self._frames_written = saving.n_written
                 self._pyramid = saving.pyramid

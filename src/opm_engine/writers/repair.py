@@ -14,26 +14,30 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from opm_engine.plan import Stream
-from opm_engine.writers import reading, shard_index
+from opm_engine.writers import shard_index
+from opm_engine.writers.documents import checked_group
 from opm_engine.writers.inventory import (
     ImageInventory,
     Inventory,
     Shard,
-    described,
     inventory,
     n_times_of,
 )
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_node, write_node
+from opm_engine.writers.node import read_attributes, read_node, write_node
+from opm_engine.writers.repair_documents import mend_documents
 from opm_engine.writers.repair_journal import mend_journal
+from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.shard_file import PARTIAL
 
-_BLOCK_BYTES = 512
-"""Unit of ``st_blocks``."""
+TORN = ".torn"
+"""Behind the name of a shard: what was cut off it, or all of it."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,15 @@ class RepairReport:
         Volumes of which something is missing; that reads as 0.
     repaired : list of str
         What was done, in words; empty if nothing was to be done.
+    left : list of str
+        What is wrong and was left as it is, in words.
     """
 
     frames_present: int
     frames_missing: int
     volumes_incomplete: int
     repaired: list[str]
+    left: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as plain JSON."""
@@ -64,9 +71,10 @@ class RepairReport:
 def repair(store: str | Path) -> RepairReport:
     """Make a store that a crash left readable; all that was acknowledged stays.
 
-    Shards are cut back to their last whole state, space that was asked for in advance
-    is given back, files that never came to hold anything are removed. In the end each
-    plane or volume that is there has its line in the journal, and no other has.
+    Metadata that are gone are made again from what the root says. Shards are cut back
+    to their last whole state, and what is cut off is kept beside them; files that never
+    came to hold anything are removed. In the end each plane or volume that is there has
+    its line in the journal, and no other has.
 
     Parameters
     ----------
@@ -85,19 +93,21 @@ def repair(store: str | Path) -> RepairReport:
         If something cannot be mended.
     """
     store = Path(store)
-    described(store)  # refuses what is no store before anything is locked or changed
     with StoreLock(store):
+        done = list(mend_documents(store))
         found = inventory(store)
-        done = list(_mend_files(found))
-        if done:
+        if mended := list(_mend_files(found)):
+            done += mended
             found = inventory(store)
-        done += _release(found)
         done += _mend_words(found)
+    if done and not found.unreadable and _is_scene(store):
+        rewrite_as_scene(store)  # what was made again speaks 0.5
     return RepairReport(
         frames_present=found.frames_present,
         frames_missing=found.frames_missing,
         volumes_incomplete=sum(int(x.incomplete.sum()) for x in found.images),
         repaired=done,
+        left=list(_left(found)),
     )
 
 
@@ -114,53 +124,78 @@ def _mend_files(found: Inventory) -> Iterator[str]:
 
 def _mend_words(found: Inventory) -> Iterator[str]:
     """Let metadata and journals tell of what is there."""
-    block = reading.read_block(found.store)
-    yield from _fit_times(found.images, n_times_of(block, found.images))
-    if "stream" in block:
-        stream = Stream.model_validate(block["stream"])
-        for number, image in enumerate(found.images):
-            yield from mend_journal(image, number, stream)
+    yield from _fit_times(found.images, n_times_of(found.block, found.images))
+    if "stream" in found.block:
+        stream = Stream.model_validate(found.block["stream"])
+        for image in found.images:
+            yield from mend_journal(image, stream)
+
+
+def _is_scene(store: Path) -> bool:
+    return "scene" in read_attributes(store)["ome"]
+
+
+def _left(found: Inventory) -> Iterator[str]:
+    for folder in found.unreadable:
+        yield f"{folder.relative_to(found.store)} cannot be read: its metadata are gone"
+    for image in found.images:
+        for shard in image.strays:
+            yield f"{shard.path.relative_to(found.store)} lies outside the image"
 
 
 def _cut(shard: Shard, n_chunks: int, store: Path) -> str:
-    """Cut a shard back to its last whole state; out of the way if there was none."""
+    """Cut a shard back to its last whole state; what is cut off is kept beside it."""
     _, n_valid = shard_index.recover(shard.path, n_chunks)
-    name = shard.path.relative_to(store)
+    name, torn = shard.path.relative_to(store), _free_name(shard.path)
     if n_valid:
+        _keep_tail(shard.path, n_valid, torn)
         os.truncate(shard.path, n_valid)
-        return f"cut {shard.n_bytes - n_valid} bytes off {name}"
+        return (
+            f"cut {shard.n_bytes - n_valid} bytes off {name}: they are in {torn.name}"
+        )
     if shard.n_bytes:  # no crash of a writer leaves that: somebody may want to look
-        shard.path.replace(shard.path.with_name(f"{shard.path.name}.torn"))
-        return f"renamed {name} to *.torn: no frame in it is whole"
+        shard.path.replace(torn)
+        return f"renamed {name} to {torn.name}: no frame in it is whole"
     shard.path.unlink()
     return f"removed {name}: it was empty"
 
 
+def _free_name(shard: Path) -> Path:
+    names = (f"{shard.name}{TORN}{number or ''}" for number in count())
+    paths = (shard.with_name(name) for name in names)
+    return next(path for path in paths if not path.exists())
+
+
+def _keep_tail(shard: Path, start: int, kept: Path) -> None:
+    """Copy a file from ``start`` on; frames whose index was torn may be in there."""
+    new = kept.with_name(f"{kept.name}{PARTIAL}")
+    try:
+        with shard.open("rb") as source, new.open("wb") as target:
+            source.seek(start)
+            shutil.copyfileobj(source, target)
+    except OSError:
+        new.unlink(missing_ok=True)  # it holds nothing that the shard does not
+        raise
+    new.replace(kept)
+
+
 def _drop_levels(image: ImageInventory) -> Iterator[str]:
     """Remove smaller levels that are not all there; they can be built again."""
-    (multiscale,) = read_node(image.folder)["attributes"]["ome"]["multiscales"]
+    multiscale = checked_group(image.folder)["multiscales"][0]
     listed = {dataset["path"] for dataset in multiscale["datasets"]}
     for level in sorted(image.folder.iterdir()):
-        is_level = level.name.isdecimal() and read_node(level)["node_type"] == "array"
-        if is_level and level.name not in listed:
+        if level.name != ARRAY and level.name not in listed and _is_level(level):
             shutil.rmtree(level)
             yield f"removed level {level.name}, which was not finished"
 
 
-def _release(found: Inventory) -> Iterator[str]:
-    """Give back disk space behind the ends of shards."""
-    n_bytes = sum(_released(x.path) for image in found.images for x in image.shards)
-    if n_bytes:
-        yield f"gave back {n_bytes} bytes that were asked for in advance"
-
-
-def _released(path: Path) -> int:
-    before = path.stat()
-    held = getattr(before, "st_blocks", 0) * _BLOCK_BYTES
-    if held <= before.st_size + before.st_blksize:
-        return 0
-    os.truncate(path, before.st_size)
-    return held - path.stat().st_blocks * _BLOCK_BYTES
+def _is_level(folder: Path) -> bool:
+    if not folder.name.isdecimal() or not folder.is_dir():
+        return False
+    try:
+        return bool(read_node(folder)["node_type"] == "array")
+    except FileNotFoundError:  # it was just begun
+        return not any(folder.iterdir())
 
 
 def _fit_times(images: tuple[ImageInventory, ...], n_times: int) -> Iterator[str]:

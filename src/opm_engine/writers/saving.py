@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,13 +21,13 @@ from opm_engine.writers.layout import (
     array_shapes,
     layouts,
 )
-from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.notes import Notebook
+from opm_engine.writers.paths import make_whole
 from opm_engine.writers.pyramid_thread import PyramidThread
 from opm_engine.writers.run import Run
 from opm_engine.writers.sink import Codec
 from opm_engine.writers.sinks import BUDGET_BYTES, Backend, open_sink
-from opm_engine.writers.store import MAX_TIMES, Times, create_store
+from opm_engine.writers.store import MAX_TIMES, Times, array_paths, create_store
 
 if TYPE_CHECKING:
     import useq
@@ -43,6 +44,7 @@ class Way:
     pyramid: Pyramid = "off"
     backend: Backend = "auto"
     budget_bytes: int = BUDGET_BYTES
+    overwrite: bool = False
 
 
 class Saving:
@@ -51,7 +53,7 @@ class Saving:
     Parameters
     ----------
     path : Path
-        Where nothing exists.
+        Where nothing exists, or what the way says may be replaced.
     stream : Stream
         What will come.
     block : Mapping
@@ -74,7 +76,7 @@ class Saving:
     Raises
     ------
     OSError
-        If the store cannot be created.
+        If the store cannot be created, or somebody else has it.
     """
 
     def __init__(
@@ -92,7 +94,15 @@ class Saving:
             way.shard_bytes or SHARD_BYTES,
             way.shard_bytes or VOLUME_SHARD_BYTES,
         )
-        arrays = create_store(path, stream, block, planned, way.codec)
+        create = partial(
+            create_store,
+            stream=stream,
+            block=block,
+            layouts=planned,
+            codec=way.codec,
+        )
+        lock = make_whole(path, create, overwrite=way.overwrite)
+        arrays = array_paths(path, stream)
         self.pyramid: PyramidThread | None = None
         self.is_open_ended = is_open_ended
         self._path = path
@@ -103,7 +113,7 @@ class Saving:
         self._closing = ExitStack()  # the last that is pushed goes first
         with ExitStack() as failed:
             failed.callback(self._closing.close)
-            self._closing.callback(StoreLock(path).release)
+            self._closing.callback(lock.release)
             times = None
             if is_open_ended:
                 times = Times(arrays, stream.n_times)

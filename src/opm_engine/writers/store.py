@@ -37,7 +37,7 @@ def create_store(
     block: Mapping[str, Any],
     layouts: Sequence[Layout],
     codec: Codec,
-) -> list[Path]:
+) -> None:
     """Create a store; parent folders too.
 
     One position: the image is the root. Several: images ``0``, ``1``, … under it, in
@@ -54,28 +54,26 @@ def create_store(
     layouts : sequence of Layout
         Of each position.
     codec : {"lz4", "zstd", "none"}
-
-    Returns
-    -------
-    list of Path
-        Folder of the array (t, c, z, y, x) of each position.
     """
     n_images = len(stream.positions)
     images = (metadata.image_attributes(block, stream, p) for p in range(n_images))
-    folders = [path]
     if n_images > 1:
-        folders = [path / str(p) for p in range(n_images)]
         ome, series = metadata.collection(n_images)
         _create_group(path, {"ome": ome, BLOCK: metadata.run_block(block, stream)})
         _create_group(path / "OME", {"ome": series})
-    for number, (folder, image) in enumerate(zip(folders, images, strict=True)):
+    arrays = array_paths(path, stream)
+    for number, (array, image) in enumerate(zip(arrays, images, strict=True)):
         if not number:  # they differ in numbers alone
             _check(image)
-        _create_group(folder, image)
-        array = folder / metadata.ARRAY
+        _create_group(array.parent, image)
         array.mkdir()
         write_node(array, array_document(layouts[number], codec))
-    return [folder / metadata.ARRAY for folder in folders]
+
+
+def array_paths(path: Path, stream: Stream) -> list[Path]:
+    """Return the folder of the array (t, c, z, y, x) of each position."""
+    images = (image_path(path, stream, p) for p in range(len(stream.positions)))
+    return [image / metadata.ARRAY for image in images]
 
 
 def image_path(path: Path, stream: Stream, position: int) -> Path:
@@ -97,7 +95,7 @@ def array_document(layout: Layout, codec: Codec) -> dict[str, Any]:
         shards=layout.shard,
         dtype=np.dtype(layout.dtype),
         compressors=_compressors(codec),
-        chunk_key_encoding=_format().chunk_key_encoding,
+        chunk_key_encoding=ngff_format().chunk_key_encoding,
         fill_value=0,
         dimension_names=[axis["name"] for axis in metadata.AXES],
     )
@@ -111,8 +109,11 @@ def _compressors(codec: Codec) -> tuple[BloscCodec, ...]:
 
 
 @cache
-def _format() -> Format:
-    # Imported late: it takes a second, which readers of a store need not wait.
+def ngff_format() -> Format:
+    """Return what the reference implementation knows of the version that we write.
+
+    The first call takes a second, which readers of a store need not wait.
+    """
     from ome_zarr.format import format_from_version
 
     return format_from_version(metadata.VERSION)
@@ -172,14 +173,14 @@ def _check(image: dict[str, Any]) -> None:
     from ome_zarr.axes import Axes
 
     (multiscale,) = image["ome"]["multiscales"]
-    axes = Axes(multiscale["axes"], fmt=_format()).to_list()
+    axes = Axes(multiscale["axes"], fmt=ngff_format()).to_list()
     transformations = [
         dataset["coordinateTransformations"] for dataset in multiscale["datasets"]
     ]
-    _format().validate_coordinate_transformations(len(axes), 1, transformations)
+    ngff_format().validate_coordinate_transformations(len(axes), 1, transformations)
 
 
 def _create_group(path: Path, attributes: dict[str, Any]) -> None:
     path.mkdir(parents=True)
-    group = {"zarr_format": _format().zarr_format, "node_type": "group"}
+    group = {"zarr_format": ngff_format().zarr_format, "node_type": "group"}
     write_node(path, {**group, "attributes": attributes})

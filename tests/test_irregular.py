@@ -346,7 +346,7 @@ def test_continuous_focus_is_taken_up_again(scope: Scope) -> None:
 
 # --------------------------------------------------------------------------- shutter
 
-KEEPING = scan(keep_shutter_open_across="tzc", time_plan={**SLOW, "interval": 0.3})
+KEEPING = scan(keep_shutter_open_across="tzc", time_plan={**SLOW, "interval": 1.0})
 
 
 def test_the_lamp_stays_open_and_lasers_dark_between_bursts(scope: Scope) -> None:

@@ -145,16 +145,17 @@ class OPMEngine(MDAEngine):
         """Forget a relay."""
         self._relays.detach(relay)
 
-    def make_dark(self) -> None:
+    def make_dark(self, once_dark: Callable[[], object] | None = None) -> None:
         """Lasers off, galvo parked, shutters closed, stages halted; all is tried.
 
-        From any thread. Raises `DaqError` if the board did not obey.
+        From any thread. Raises `DaqError` if the board did not obey. For ``once_dark``
+        see `Daq.make_dark`.
         """
         bench, lamp = (self.mmcore, self.microscope), not self._lamp_stays_on
         with ExitStack() as backwards:
             backwards.callback(instrument.halt_stages, *bench)
             backwards.callback(instrument.close_shutters, *bench, lamp=lamp)
-            backwards.callback(self.daq.make_dark)
+            backwards.callback(self.daq.make_dark, once_dark)
 
     # ---------------------------------------------------------------- whole sequence
 

@@ -18,11 +18,13 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 from pymmcore_plus.mda import SkipEvent
 
 from opm_engine.blocking import blocking
+from opm_engine.daemon_pool import DaemonPool
 from opm_engine.daq.protocol import DaqError
 
 if TYPE_CHECKING:
@@ -94,8 +96,9 @@ class Supervisor:
     Parameters
     ----------
     daq : Daq
-    make_dark, stop_camera : callable
-        What switches light and camera off, in this order; from any thread.
+    make_dark : callable
+        Switches the light off, then calls what it is given, then tidies up.
+    stop_camera : callable
     cancelled : callable
         Whether the run was asked to end.
     let_go : callable
@@ -114,7 +117,7 @@ class Supervisor:
         self,
         daq: Daq,
         *,
-        make_dark: Callable[[], None],
+        make_dark: Callable[[Callable[[], object] | None], None],
         stop_camera: Callable[[], None],
         cancelled: Callable[[], bool],
         let_go: Callable[[], None] | None = None,
@@ -181,8 +184,10 @@ class Supervisor:
         with self._lock:
             self._watch = None
 
-    def make_dark(self) -> None:
+    def make_dark(self, once_dark: Callable[[], object] | None = None) -> None:
         """Light off; if the board does not obey, it is left to the guardian.
+
+        For ``once_dark`` see `Daq.make_dark`.
 
         Raises
         ------
@@ -192,7 +197,7 @@ class Supervisor:
             If it did not, and light was to go off unasked: says why.
         """
         try:
-            self._make_dark()
+            self._make_dark(once_dark)
         except DaqError as error:
             # without heartbeats it acts soon, and tries for longer than a run can wait
             self._left_to_guardian = True
@@ -215,6 +220,8 @@ class Supervisor:
     def halt(self) -> None:
         """Light off, then stop the camera; once per burst, whoever asks first.
 
+        Beside it the galvos are parked: either may take its time.
+
         Raises
         ------
         DaqError
@@ -225,9 +232,10 @@ class Supervisor:
             if watch is None or watch.halted:
                 return
             watch.halted = True
-            with ExitStack() as backwards:
-                backwards.callback(self._stop_camera)
-                backwards.callback(self.make_dark)
+            with DaemonPool(1, "camera") as beside, ExitStack() as backwards:
+                stop = cache(partial(beside.submit, self._stop_camera))
+                backwards.callback(lambda: stop().result())
+                backwards.callback(self.make_dark, stop)
 
     @property
     def n_lit(self) -> int:

@@ -35,7 +35,7 @@ from opm_engine.daq.protocol import DaqError, ExposureCount
 from opm_engine.daq.trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -272,11 +272,11 @@ class NIDaq:
         """
         return self._lit
 
-    def make_dark(self) -> None:
+    def make_dark(self, once_dark: Callable[[], object] | None = None) -> None:
         """Light off, then the galvos ramped to park. May be called at any time, twice.
 
         Every step is tried, whatever happened to those before; what failed once is
-        tried again. `arm` in another thread fails.
+        tried again. `arm` in another thread fails. For ``once_dark`` see `Daq`.
 
         Raises
         ------
@@ -289,15 +289,17 @@ class NIDaq:
             try:
                 if self._capabilities is not None:
                     self._driver.begin()
-                    self._go_dark()
+                    self._go_dark(once_dark)
             finally:
                 with self._gate:
                     self._made_dark += 1
 
-    def _go_dark(self) -> None:
+    def _go_dark(self, once_dark: Callable[[], object] | None) -> None:
         """Light, then power, then galvos, and only then the books."""
         trial, burst = Trial(), self._burst
         n_played = self._light_off(burst, trial)
+        if once_dark is not None and not self._lit:
+            once_dark()
         if burst is not None:
             n_played += [self._stop_volts(burst, trial)]
             self._driver.free_lost()

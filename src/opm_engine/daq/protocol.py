@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -142,10 +143,11 @@ class Daq(Protocol):
     ) -> AbstractContextManager[ExposureMeter]:
         """Within, time the edges of exposures, all dark and nothing armed."""
 
-    def make_dark(self) -> None:
+    def make_dark(self, once_dark: Callable[[], object] | None = None) -> None:
         """Lasers off, power outputs 0 V, then the galvos ramped to park.
 
-        May be called twice.
+        May be called twice. ``once_dark`` is called when the light is off, before the
+        galvos move; not, if it does not go off. It must return at once.
         """
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,7 +245,12 @@ def _cameras(
 def demo_specimen(microscope: Microscope) -> Specimen:
     """Return the specimen that lies on a microscope's stage unless another is given."""
     seed = microscope.simulation.seed if microscope.simulation else 1
-    return Specimen.demo(len(microscope.lasers), seed, _optics(microscope))
+    return _demo_specimen(len(microscope.lasers), seed, _optics(microscope))
+
+
+@lru_cache(maxsize=4)  # two thirds of the time that opening a microscope takes
+def _demo_specimen(n_lasers: int, seed: int, optics: Optics) -> Specimen:
+    return Specimen.demo(n_lasers, seed, optics)
 
 
 def pattern_specimen(microscope: Microscope) -> Specimen:

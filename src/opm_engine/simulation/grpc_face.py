@@ -14,8 +14,8 @@ import grpc
 from nidaqmx._stubs import nidaqmx_pb2 as messages
 from nidaqmx._stubs import nidaqmx_pb2_grpc as service
 
+from opm_engine.daemon_pool import DaemonPool
 from opm_engine.simulation.board_errors import BoardError
-from opm_engine.simulation.daemon_pool import DaemonPool
 from opm_engine.simulation.grpc_calls import call_named
 
 if TYPE_CHECKING:

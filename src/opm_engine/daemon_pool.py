@@ -1,7 +1,8 @@
 """`DaemonPool`: threads that serve until the interpreter is really gone.
 
 Separate because `concurrent.futures` ends its threads before ``atexit`` functions run,
-and those must still reach a board that lives in this process to switch light off.
+and those must still reach a board that lives in this process to switch light off; and
+because it waits for them at the exit, for ever if a driver hangs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from; a camera written in Python could not fill it fast enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -53,8 +53,10 @@ class AgreeingDaq:
         """No analog inputs."""
         return np.empty((0, 0))
 
-    def make_dark(self) -> None:
+    def make_dark(self, once_dark: Callable[[], object] | None = None) -> None:
         """Nothing is lit."""
+        if once_dark is not None:
+            once_dark()
 
     def close(self) -> None:
         """Nothing to close."""

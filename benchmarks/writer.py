@@ -48,8 +48,8 @@ from writer_ways import (
 )
 
 from opm_engine.buffers import BufferPool
-from opm_engine.writers import shard_file
-from opm_engine.writers.sink import Codec
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards.sink import Codec
 
 SMALL = 32, 32
 PACE = 0.7

@@ -15,11 +15,11 @@ import ome_writers
 from noise_camera import Frames
 
 from opm_engine.plan import ChannelInfo, Place, PositionInfo, Stream
-from opm_engine.writers import sinks
-from opm_engine.writers.layout import layouts
 from opm_engine.writers.node import write_node
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import Backend, open_sink
+from opm_engine.writers.shards import sinks
+from opm_engine.writers.shards.layout import layouts
+from opm_engine.writers.shards.sink import Codec, Sink
+from opm_engine.writers.shards.sinks import Backend, open_sink
 from opm_engine.writers.store import array_document
 
 SIZE = 2304, 512

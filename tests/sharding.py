@@ -12,11 +12,11 @@ import tensorstore
 import zarr
 
 from opm_engine.plan import Place
-from opm_engine.writers import shard_file
-from opm_engine.writers.layout import Layout
 from opm_engine.writers.node import write_node
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import Backend
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec, Sink
+from opm_engine.writers.shards.sinks import Backend
 from opm_engine.writers.store import array_document
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")

@@ -30,7 +30,11 @@ def focused(**changes):
 
 @pytest.mark.parametrize(
     "displaced_um",
-    [pytest.param(-6.3, marks=pytest.mark.slow), 0.0, 4.2],
+    [
+        pytest.param(-6.3, marks=pytest.mark.slow),
+        pytest.param(0.0, marks=pytest.mark.slow),
+        4.2,
+    ],
     ids=str,
 )
 def test_a_displaced_focus_is_found(displaced_um) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from opm_engine.writers import shard_file
+from opm_engine.writers.shards import file as shard_file
 
 sys.path.append(str(ROOT / "benchmarks"))
 

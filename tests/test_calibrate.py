@@ -41,8 +41,6 @@ def galvo(volts_per_um: float, settle_ms: float, scan_sign: int = 1) -> dict[str
 
 CASES = [
     Case("sign and fast", galvo(-0.04, 0.4), galvo(0.05, 0.8), laser="561"),
-]
-SLOW = [
     Case("scale and slow", galvo(0.06, 1.3), galvo(0.05, 0.5)),
     Case("as described", galvo(0.05, 0.8), galvo(0.05, 0.8)),
     Case("scan sign", galvo(0.08, 0.8, -1), galvo(-0.07, 0.8, -1)),
@@ -50,13 +48,8 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(pytest.param(case, id=case.name) for case in CASES),
-        *(pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in SLOW),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_galvo_is_found(case: Case) -> None:
     real, said = (microscope(**x).daq.galvo for x in (case.real, case.said))
     collect = Collect()

@@ -149,13 +149,6 @@ def test_run(small: Path) -> None:
     assert Microscope.load(out / "microscope.toml") == microscope()
     assert "acquired" in (out / "acquisition.log").read_text()
     assert read(out / "raw.ome.zarr").shape == (1, 2, 5, 208, 32)
-    repeat = opm_engine(
-        *("run", "out/sequence.yaml", "--microscope", "out/microscope.toml"),
-        *("--out", "out2"),
-        cwd=small,
-    )
-    assert repeat.returncode == 0, repeat.stderr
-    assert read(small / "out2" / "raw.ome.zarr").any()
 
 
 def test_init(tmp_path: Path) -> None:
@@ -294,7 +287,9 @@ ENDS = {"ctrl-c": (signal.SIGINT, 130), "sigterm": (signal.SIGTERM, 143)}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals, which are POSIX")
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize(
+    "how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.slow)]
+)
 def test_signals(how: str, small: Path) -> None:
     number, status = ENDS[how]
     long = scan(time_plan={"interval": 0, "loops": 1000})
@@ -321,6 +316,16 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_microscope(microscope()) as scope:
         scope.acquire(scan(), folder / "out")
     return folder / "out"
+
+
+@pytest.mark.slow
+def test_a_run_again_from_its_own_files(recorded: Path, tmp_path: Path) -> None:
+    words = "run", recorded / "sequence.yaml", "--microscope"
+    report = reported(*words, recorded / "microscope.toml", "--out", "o", cwd=tmp_path)
+    assert report["frames_lost"] == 0
+    again, before = (read(x / "raw.ome.zarr") for x in (tmp_path / "o", recorded))
+    assert again.shape == before.shape
+    assert again.any()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import zarr
 from crashing import STREAMS, Found, acknowledged, process, told, wait_for, write
 from opm_engine.plan import Stream
 from opm_engine.writers.reading import read_frames
-from opm_engine.writers.repair import RepairReport, repair
+from opm_engine.writers.upkeep.repair import RepairReport, repair
 
 pytestmark = pytest.mark.slow
 

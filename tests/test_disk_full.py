@@ -21,11 +21,11 @@ import tomli_w
 from crashing import STREAMS, acknowledged, process, told, write
 from opm_engine import OMEZarrWriter, ThreadRelay
 from opm_engine.relay import Branch
-from opm_engine.writers import shard_file
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
-from opm_engine.writers.repair import repair
 from opm_engine.writers.saving import Saving
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.upkeep.repair import repair
 from sequences import scan
 from test_crash import assert_kept
 from twins import microscope, opened, read

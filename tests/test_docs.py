@@ -50,8 +50,8 @@ SHELL = [block for block in BLOCKS if block.language in ("sh", "powershell")]
 
 
 def _marked(block: Block) -> object:
-    """The guides and the README's ten volumes run with the slow tests."""
-    is_long = block.page.parent.name == "docs" or '"loops": 10' in block.code
+    """The guides and the README's scans run with the slow tests."""
+    is_long = block.page.parent.name == "docs" or "z_plan" in block.code
     marks = [pytest.mark.slow] if is_long else []
     return pytest.param(block, marks=marks, id=_name(block))
 

@@ -317,7 +317,11 @@ def see(board: Board, exposure: int, how_often: int) -> None:
 
 
 @pytest.mark.parametrize("how_often", [0, 2], ids=["missed", "doubled"])
-@pytest.mark.parametrize("exposure", [2, 10, 21], ids=lambda n: f"exposure-{n}")
+@pytest.mark.parametrize(
+    "exposure",
+    [2, pytest.param(10, marks=pytest.mark.slow), 21],
+    ids=lambda n: f"exposure-{n}",
+)
 def test_a_slip_is_an_error_however_late_it_is_seen(
     exposure: int, how_often: int
 ) -> None:

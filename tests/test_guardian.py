@@ -25,9 +25,10 @@ from victims import DARK, LIT, Program, changed, microscope
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="looks at processes in /proc"
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
+]
 
 DEAD_S = 0.5
 """From the parent's death to darkness."""

@@ -115,7 +115,13 @@ def stock(scope: Scope, sequence: useq.MDASequence) -> Watch:
     return run(scope, events, MDAEngine(scope.core, use_hardware_sequencing=False))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def _marked(number: int, case: Case) -> object:
+    """Every second runs with the slow tests."""
+    marks = [pytest.mark.slow] if number % 2 else []
+    return pytest.param(case, marks=marks, id=case.id)
+
+
+@pytest.mark.parametrize("case", [_marked(*item) for item in enumerate(CASES)])
 def test_as_the_stock_engine(case: Case, scope: Scope) -> None:
     """At each site and channel the same stages, and the lamp's shutter before it."""
     sequence = case.sequence

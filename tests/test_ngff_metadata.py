@@ -7,7 +7,7 @@ import useq
 from yaozarrs import v05
 
 from opm_engine.plan import BLOCK, ChannelInfo, PositionInfo, Stream
-from opm_engine.writers import metadata
+from opm_engine.writers import announced, metadata
 
 PLANES = Stream(
     kind="planes",
@@ -171,14 +171,14 @@ FULL = useq.MDASequence(
 def test_stream_of_a_foreign_run(
     sequence: useq.MDASequence, expected: dict[str, object]
 ) -> None:
-    stream = metadata.planes_of(sequence, SUMMARY)
+    stream = announced.planes_of(sequence, SUMMARY)
     assert (stream.kind, stream.shape, stream.dtype) == ("planes", (4, 6), "uint16")
     assert {name: getattr(stream, name) for name in expected} == expected
 
 
 def test_unknown_pixel_size_counts_as_1() -> None:
     summary = {"image_infos": ({**SUMMARY["image_infos"][0], "pixel_size_um": 0.0},)}
-    assert metadata.planes_of(FULL, summary).scale_um == (0.5, 1.0, 1.0)
+    assert announced.planes_of(FULL, summary).scale_um == (0.5, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -197,4 +197,4 @@ def test_what_cannot_be_described(
     sequence: useq.MDASequence, summary: dict[str, object], names: str
 ) -> None:
     with pytest.raises(ValueError, match=names):
-        metadata.planes_of(sequence, summary)
+        announced.planes_of(sequence, summary)

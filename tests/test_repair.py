@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 
 from opm_engine import OMEZarrWriter
 from opm_engine.plan import Place, Stream
-from opm_engine.writers.documents import NotAStoreError
-from opm_engine.writers.info import describe_store
-from opm_engine.writers.inventory import inventory
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
-from opm_engine.writers.repair import RepairReport, repair
 from opm_engine.writers.scene import rewrite_as_scene
-from opm_engine.writers.sink import Codec
+from opm_engine.writers.shards.sink import Codec
+from opm_engine.writers.upkeep.documents import NotAStoreError
+from opm_engine.writers.upkeep.info import describe_store
+from opm_engine.writers.upkeep.inventory import inventory
+from opm_engine.writers.upkeep.repair import RepairReport, repair
 from sequences import TWO_CHANNELS, scan
 from twins import opened
 from writing import SEQUENCE, carrier, images, indices, item, send, stream_for

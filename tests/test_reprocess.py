@@ -30,11 +30,11 @@ from opm_engine.recording import Recording
 from opm_engine.reprocess import reprocess, target
 from opm_engine.reprocess.target import NOTE
 from opm_engine.reprocess.work import prepare_process
-from opm_engine.writers.info import describe_store
-from opm_engine.writers.inventory import inventory
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_flags, read_frames
-from opm_engine.writers.repair import repair
+from opm_engine.writers.upkeep.info import describe_store
+from opm_engine.writers.upkeep.inventory import inventory
+from opm_engine.writers.upkeep.repair import repair
 from sequences import scan, settings
 from stored import (
     CASES,

@@ -41,9 +41,12 @@ KILLED_S = 0.5
 FROZEN_S = 1.0
 """And so long after a freeze: the heartbeat comes on top."""
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="signals and /proc as Linux has them"
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="signals and /proc as Linux has them"
+    ),
+]
 
 
 class Child:

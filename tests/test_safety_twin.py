@@ -36,6 +36,8 @@ LASERS = ("port0/line0", "port0/line1")
 ENABLE = "port1/line1"
 PARK_V = 0.25
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def shared_scope() -> Iterator[Scope]:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from opm_engine.buffers import BufferPool
-from opm_engine.writers import shard_file, shard_index
-from opm_engine.writers.shard_file import DIRECT_BLOCK, ShardFile, probe, tail_bytes
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards import index as shard_index
+from opm_engine.writers.shards.file import DIRECT_BLOCK, ShardFile, probe, tail_bytes
 
 N_CHUNKS = 9
 THROUGH_CACHE = shard_index.BOUNDARY

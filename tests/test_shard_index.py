@@ -12,7 +12,7 @@ import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opm_engine.writers import shard_index
+from opm_engine.writers.shards import index as shard_index
 
 ABSENT = 2**64 - 1
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opm_engine.plan import ChannelInfo, PositionInfo, Stream
-from opm_engine.writers.layout import Layout, layouts
+from opm_engine.writers.shards.layout import Layout, layouts
 from sharding import planes_layout, volumes_layout
 
 

@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opm_engine.plan import Place
-from opm_engine.writers import shard_file, shard_index, sinks
-from opm_engine.writers.appender import AppendSink
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import Backend, open_sink
-from opm_engine.writers.whole_shards import WholeShardSink
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards import index as shard_index
+from opm_engine.writers.shards import sinks
+from opm_engine.writers.shards.appender import AppendSink
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec, Sink
+from opm_engine.writers.shards.sinks import Backend, open_sink
+from opm_engine.writers.shards.whole_shards import WholeShardSink
 from sharding import (
     BACKENDS,
     CODECS,

@@ -17,10 +17,10 @@ import pytest
 
 from opm_engine.buffers import BufferPool
 from opm_engine.plan import Place
-from opm_engine.writers import shard_file
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import Backend, open_sink
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec, Sink
+from opm_engine.writers.shards.sinks import Backend, open_sink
 from sharding import (
     CODECS,
     LARGE,

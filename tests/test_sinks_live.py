@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opm_engine.writers import shard_file
-from opm_engine.writers.sink import Codec
-from opm_engine.writers.sinks import open_sink
+from opm_engine.writers.shards import file as shard_file
+from opm_engine.writers.shards.sink import Codec
+from opm_engine.writers.shards.sinks import open_sink
 from sharding import (
     Lines,
     new_array,
@@ -115,7 +115,7 @@ def test_another_process_reads_every_acknowledged_frame(tmp_path: Path, y: int) 
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from opm_engine.writers.sinks import open_sink
+from opm_engine.writers.shards.sinks import open_sink
 from sharding import Lines, places_of, planes_layout, put_planes, truth
 
 folder, codec, sizes, limit = Path(sys.argv[1]), *json.loads(sys.argv[2])

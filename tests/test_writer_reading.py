@@ -11,8 +11,9 @@ import useq
 import zarr
 
 from opm_engine.plan import BLOCK, Stream
-from opm_engine.writers import OMEZarrWriter, layout, reading
+from opm_engine.writers import OMEZarrWriter, reading
 from opm_engine.writers.reading import open_image
+from opm_engine.writers.shards import layout
 from writing import SEQUENCE, carrier, item, record, stream_for
 
 

@@ -14,9 +14,10 @@ import pytest
 import useq
 import yaozarrs
 
-from opm_engine.writers import OMEZarrWriter, paths, shard_file, store
+from opm_engine.writers import OMEZarrWriter, room, store
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.node import write_node
+from opm_engine.writers.shards import file as shard_file
 from writing import (
     NOTHING_KNOWN,
     SEQUENCE,
@@ -160,7 +161,7 @@ def test_what_lies_outside_the_scan_takes_no_room(
     """At 45° as much of Y is dark as the volume is high: here a quarter."""
     cube = {"scale_um": (0.1, 0.1, 0.1)}
     volumes = stream_for(shape=(100, 400, 8)).model_copy(update=cube)
-    least = paths.least_bytes(volumes, compressed=compressed, angle_deg=angle_deg)
+    least = room.least_bytes(volumes, compressed=compressed, angle_deg=angle_deg)
     assert least == pytest.approx(share * 2 * 100 * 400 * 8, rel=1e-4)
 
 

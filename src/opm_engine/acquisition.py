@@ -25,7 +25,8 @@ from opm_engine.progress import ProgressFile
 from opm_engine.relay import BranchStats, ThreadRelay
 from opm_engine.run_folder import DESKEWED, PICTURE, RAW
 from opm_engine.writers import OMEZarrWriter
-from opm_engine.writers.paths import resolve, size_of
+from opm_engine.writers.paths import resolve
+from opm_engine.writers.room import size_of
 from opm_engine.writers.store import ngff_format
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from opm_engine.engine import OPMEngine
     from opm_engine.processing import Deskew, Projections
     from opm_engine.replay import ReplayEngine
-    from opm_engine.writers.sink import Codec
+    from opm_engine.writers.shards.sink import Codec
 
     Engine: TypeAlias = OPMEngine | ReplayEngine
 

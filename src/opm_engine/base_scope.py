@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opm_engine.config import Microscope
     from opm_engine.engine import OPMEngine
     from opm_engine.replay import ReplayEngine
-    from opm_engine.writers.sink import Codec
+    from opm_engine.writers.shards.sink import Codec
 
 CANCEL_S = 2.0
 """How long closing waits for a cancelled run."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
-from opm_engine.writers import paths
+from opm_engine.writers import room
 from opm_engine.writers.lock import StoreLock
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from opm_engine.config import Microscope
     from opm_engine.plan import ScanPlan
-    from opm_engine.writers.sink import Codec
+    from opm_engine.writers.shards.sink import Codec
 
 RAW, DESKEWED = "raw.ome.zarr", "deskewed.ome.zarr"
 MICROSCOPE, SEQUENCE = "microscope.toml", "sequence.yaml"
@@ -75,10 +75,10 @@ def refuse_too_small(out: Path, plan: ScanPlan, codec: Codec) -> None:
         )
     compressed, angle_deg = codec != "none", geometry.angle_deg
     needs = {
-        path: paths.least_bytes(stream, compressed=compressed, angle_deg=angle_deg)
+        path: room.least_bytes(stream, compressed=compressed, angle_deg=angle_deg)
         for path, stream in streams.items()
     }
-    paths.refuse_too_small(needs, compressed=compressed)
+    room.refuse_too_small(needs, compressed=compressed)
 
 
 @contextmanager

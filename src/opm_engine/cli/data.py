@@ -104,7 +104,7 @@ def deskew(
 def repair(store: talk.Store, as_json: talk.AsJson = False) -> None:
     """Finish what a crash or a full disk cut off, and say what is missing."""
     from opm_engine.recording import refuse_no_store
-    from opm_engine.writers.repair import repair as mend
+    from opm_engine.writers.upkeep.repair import repair as mend
 
     refuse_no_store(store)
     report = mend(store).as_json()
@@ -114,7 +114,7 @@ def repair(store: talk.Store, as_json: talk.AsJson = False) -> None:
 def info(store: talk.Store, as_json: talk.AsJson = False) -> None:
     """Tell what a dataset holds and whether it is whole."""
     from opm_engine.recording import refuse_no_store
-    from opm_engine.writers.info import describe_store
+    from opm_engine.writers.upkeep.info import describe_store
 
     refuse_no_store(store)
     report = describe_store(store)

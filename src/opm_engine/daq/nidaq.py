@@ -366,10 +366,7 @@ class NIDaq:
     # ---------------------------------------------------------------- small things
 
     def _make_dark_first(self) -> None:
-        """Make dark, although the watchdog of a program that has ended may lock lines.
-
-        Going dark has then reset the device, which unlocks them.
-        """
+        """Twice if a former program's watchdog locks lines: a reset unlocks them."""
         try:
             self.make_dark()
         except DaqError as error:

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from opm_engine.plan.parts import Axis, CameraTiming, PlannedChannel
-from opm_engine.plan.sampling import edges_only
+from opm_engine.plan.sample_clock import edges_only
 from opm_engine.plan.settings import PlanError, ScanSettings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opm_engine.plan.projection import gather_margin_ms
-from opm_engine.plan.sampling import (
+from opm_engine.plan.sample_clock import (
     MAX_PERIOD_SAMPLES,
     PULSE_RESOLUTION,
     RAMP_RESOLUTION,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opm_engine.plan.sampling import refit
+from opm_engine.plan.sample_clock import refit
 from opm_engine.plan.settings import PlanError
 from opm_engine.plan.stage import plan_stage, step_of
 

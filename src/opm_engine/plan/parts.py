@@ -45,7 +45,7 @@ class CameraTiming(Frozen):
     window_ms: float
 
 
-class Sampling(Frozen):
+class SampleClock(Frozen):
     """Samples that the board plays per camera frame.
 
     Attributes
@@ -71,7 +71,7 @@ class PlannedChannel(Frozen):
     ----------
     name, group, line, colour : str
     timing : CameraTiming
-    sampling : Sampling
+    sampling : SampleClock
     light : (first, stop)
         Samples of a frame in which the laser is on, the last one excluded.
     z_offset_um : float
@@ -83,7 +83,7 @@ class PlannedChannel(Frozen):
     line: str
     colour: str
     timing: CameraTiming
-    sampling: Sampling
+    sampling: SampleClock
     light: tuple[int, int] = (0, 1)
     z_offset_um: float = 0.0
 

@@ -143,7 +143,7 @@ class Sampling:
         return range(start, max(start, stop))
 
     @cached_property
-    def slabs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def first_planes_of_slabs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of each slab of the wanted rows, (n,): lowest and highest first plane.
 
         The first plane of a row is the lowest that it needs.

@@ -297,7 +297,7 @@ class Deskewer:
 
     def _give(self) -> list[Slab]:
         """Give away what is complete."""
-        low, high = self.sampling.slabs
+        low, high = self.sampling.first_planes_of_slabs
         number = self._numbers[self.n_added - 1]
         slabs = []
         for slab in self._order[self._n_given :]:

@@ -16,7 +16,7 @@ from opm_engine.writers.planes import AHEAD_BYTES
 
 if TYPE_CHECKING:
     from opm_engine.processing.scan import Scan
-    from opm_engine.writers.shard_out import Shard, Shelf
+    from opm_engine.writers.shelf import Shelf, VolumeShard
 
 SLACK = 1.1
 """What is asked for, to what is counted."""
@@ -42,7 +42,7 @@ class Share:
 
 
 def shared_out(
-    memory_bytes: int, jobs: int, scan: Scan, shelf: Shelf, shard: Shard
+    memory_bytes: int, jobs: int, scan: Scan, shelf: Shelf, shard: VolumeShard
 ) -> tuple[int, Share]:
     """Return how many shards may be in the making at once, and the share of each.
 
@@ -54,7 +54,7 @@ def shared_out(
         Wanted; fewer if memory is short.
     scan : Scan
     shelf : Shelf
-    shard : Shard
+    shard : VolumeShard
         The largest.
 
     Raises

@@ -35,15 +35,15 @@ from opm_engine.reprocess.source import index_of, volumes_of
 from opm_engine.reprocess.work import Job, prepare_process, work
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.paths import resolve
-from opm_engine.writers.shard_out import Shelf
+from opm_engine.writers.shelf import Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from opm_engine.geometry import Geometry
     from opm_engine.processing.scan import Scan
-    from opm_engine.writers.shard_out import Shard
-    from opm_engine.writers.sink import Codec
+    from opm_engine.writers.shards.sink import Codec
+    from opm_engine.writers.shelf import VolumeShard
 
 OnProgress = Callable[[int, int], None]
 
@@ -208,7 +208,7 @@ def reprocess(
 
 def _compute(
     job: Job,
-    shards: Iterable[Shard],
+    shards: Iterable[VolumeShard],
     workers: Executor,
     n_jobs: int,
     on_done: Callable[[int], None],
@@ -286,5 +286,5 @@ def _n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _largest(shards: Iterable[Shard]) -> Shard:
+def _largest(shards: Iterable[VolumeShard]) -> VolumeShard:
     return max(shards, key=lambda shard: shard.stop_row - shard.first_row)

@@ -27,7 +27,7 @@ from opm_engine.writers.store import Times
 if TYPE_CHECKING:
     from opm_engine.processing.scan import Scan
     from opm_engine.recording import Recording
-    from opm_engine.writers.sink import Codec
+    from opm_engine.writers.shards.sink import Codec
 
 NOTE = "reprocess.json"
 """Name of the note."""

@@ -27,7 +27,7 @@ from opm_engine.writers.planes import StoredPlanes
 if TYPE_CHECKING:
     from opm_engine.processing.scan import Scan
     from opm_engine.reprocess.memory import Share
-    from opm_engine.writers.shard_out import Shard, Shelf, Slab
+    from opm_engine.writers.shelf import Shelf, Slab, VolumeShard
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Job:
     share: Share
 
 
-def work(job: Job, shard: Shard) -> None:
+def work(job: Job, shard: VolumeShard) -> None:
     """Compute and write one shard.
 
     Raises
@@ -78,7 +78,7 @@ def _follow(sentinel: int) -> None:
     os._exit(1)
 
 
-def _slabs(job: Job, shard: Shard) -> Iterator[Slab]:
+def _slabs(job: Job, shard: VolumeShard) -> Iterator[Slab]:
     n_rows = shard.stop_row - shard.first_row
     deskewer = job.scan.deskewer(
         shard.place,
@@ -104,7 +104,7 @@ def _slabs(job: Job, shard: Shard) -> Iterator[Slab]:
         del slabs
 
 
-def _dark(job: Job, shard: Shard) -> Iterator[Slab]:
+def _dark(job: Job, shard: VolumeShard) -> Iterator[Slab]:
     n_z, _, n_x = job.scan.shape
     for first_row in range(shard.first_row, shard.stop_row, SLAB_ROWS):
         n_rows = min(SLAB_ROWS, shard.stop_row - first_row)

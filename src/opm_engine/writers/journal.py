@@ -92,8 +92,8 @@ class FrameJournal:
         common = self._common.get(position)
         if common is None:
             common = self._common[position] = record
-            self._append(position, _line({COMMON: record}))
-        return _line({INDEX: dict(index), **_difference(common, record)})
+            self._append(position, to_line({COMMON: record}))
+        return to_line({INDEX: dict(index), **_difference(common, record)})
 
     def add(self, place: Place, line: bytes) -> None:
         """Append the line of an item that is on disk.
@@ -169,11 +169,25 @@ def frames_of(path: Path) -> Iterator[Record]:
     common: Record = {}
     with path.open("rb") as lines:
         for line in lines:
-            entry = _parsed(line)
+            entry = from_line(line)
             if COMMON in entry:
                 common = entry[COMMON]
             elif INDEX in entry:
                 yield _merged(common, entry)
+
+
+def to_line(entry: Record) -> bytes:
+    """Return a line of the file."""
+    return _encode(entry).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Record:
+    """Return what a line says; nothing, if it is torn."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _difference(common: Record, record: Record) -> Record:
@@ -205,21 +219,9 @@ def _known(record: Record) -> Record:
     return {name: value for name, value in record.items() if value is not None}
 
 
-def _parsed(line: bytes) -> Record:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
 def _plain(value: Any) -> Any:
     """Return what JSON has no word for, such as numpy's numbers, in its words."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
-
-
-def _line(entry: Record) -> bytes:
-    return _encode(entry).encode() + b"\n"

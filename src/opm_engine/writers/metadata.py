@@ -6,18 +6,14 @@ that it can be checked without any. Knows nothing of zarr, shards or paths.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from opm_engine.geometry import Geometry
-from opm_engine.plan import BLOCK, Stream, stream_of
+from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers.journal import FRAMES
-
-if TYPE_CHECKING:
-    import useq
 
 VERSION = "0.5"
 """Of the NGFF specification."""
@@ -36,7 +32,6 @@ ARRAY = "0"
 
 SHOWN_COUNTS = 4095
 """Width of the initial display window, where most counts of a camera lie."""
-
 
 RUN_ONLY = ("plan", "microscope", "sequence")
 """Keys of the block that are told once per store: they grow with the positions."""
@@ -136,36 +131,3 @@ def collection(n_images: int) -> tuple[dict[str, Any], dict[str, Any]]:
         {"version": VERSION, "bioformats2raw.layout": 3},
         {"version": VERSION, "series": names},
     )
-
-
-def planes_of(sequence: useq.MDASequence, summary: Mapping[str, Any]) -> Stream:
-    """Describe the planes of a run under an engine that is not ours.
-
-    Parameters
-    ----------
-    sequence : useq.MDASequence
-        Axes that it lacks have size 1.
-    summary : Mapping
-        Summary metadata of pymmcore-plus, of which ``image_infos[0]`` is read.
-
-    Raises
-    ------
-    ValueError
-        If the sequence has a grid, or the summary no ``image_infos``.
-    """
-    if not summary.get("image_infos"):
-        msg = f"neither extra[{BLOCK!r}] nor image_infos say what frames will come"
-        raise ValueError(msg)
-    image = summary["image_infos"][0]
-    pixel_um = image.get("pixel_size_um") or 1.0
-    return stream_of(
-        sequence,
-        (image["height"], image["width"]),
-        image["dtype"],
-        (_step_um(sequence) or 1.0, pixel_um, pixel_um),
-    )
-
-
-def _step_um(sequence: useq.MDASequence) -> float:
-    offsets = list(sequence.z_plan or ())
-    return math.fabs(offsets[1] - offsets[0]) if len(offsets) > 1 else 0.0

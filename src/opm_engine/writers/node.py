@@ -50,6 +50,19 @@ def write_node(folder: Path, document: dict[str, Any]) -> None:
     new.replace(folder / NAME)
 
 
+def write_n_times(array: Path, n_times: int) -> None:
+    """Give an array (t, …) another length.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; then the old one stays.
+    """
+    document = read_node(array)
+    document["shape"][0] = n_times
+    write_node(array, document)
+
+
 def read_attributes(folder: Path) -> dict[str, Any]:
     """Return the attributes of a group or an array.
 

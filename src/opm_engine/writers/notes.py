@@ -13,8 +13,8 @@ from typing import Any
 import zarr
 
 from opm_engine.plan import BLOCK, Flag, Inputs, Stream
-from opm_engine.writers.layout import array_shapes
 from opm_engine.writers.node import read_node, write_node
+from opm_engine.writers.shards.layout import array_shapes
 from opm_engine.writers.store import image_path
 
 FLAGS = "flags"

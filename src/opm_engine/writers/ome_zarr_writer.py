@@ -1,8 +1,8 @@
 r"""`OMEZarrWriter`: the handler that saves a run.
 
-Follows runs and events. Separate from ``saving`` (a store while it is written), ``run``
-(what belongs), ``store`` (layout on disk), ``sinks`` (pixels), ``paths`` and
-``metadata``, so that it holds nothing but a run's life::
+Follows runs and events. Separate from ``announced`` (what will come), ``keeper`` (one
+store after another) and ``run`` (what belongs), so that it holds nothing but a run's
+life::
 
     idle --sequenceStarted--> open --frameReady...--> open --sequenceFinished--> idle
       \--(no block yet)--> waiting --first frameReady--> open
@@ -15,32 +15,24 @@ Knows no microscope: all it needs is in the summary or in a frame's metadata.
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from opm_engine.buffers import refuse_beyond_memory
 from opm_engine.plan import Flag, Inputs, Stream, block_of, is_loose
-from opm_engine.writers import paths
-from opm_engine.writers.layout import n_bytes
-from opm_engine.writers.lock import StoreLock
-from opm_engine.writers.metadata import planes_of
-from opm_engine.writers.pyramid_thread import PyramidThread
+from opm_engine.writers.announced import Announced
+from opm_engine.writers.keeper import StoreKeeper
 from opm_engine.writers.run import Run
-from opm_engine.writers.saving import Pyramid, Saving, Way
-from opm_engine.writers.sink import Codec
-from opm_engine.writers.sinks import BUDGET_BYTES, Backend
+from opm_engine.writers.shards.sink import Codec
+from opm_engine.writers.shards.sinks import BUDGET_BYTES, Backend
 from opm_engine.writers.store import ngff_format
+from opm_engine.writers.way import Pyramid, Way
 
 if TYPE_CHECKING:
     import useq
-
-logger = logging.getLogger(__name__)
 
 
 class OMEZarrWriter:
@@ -104,28 +96,16 @@ class OMEZarrWriter:
         backend: Backend = "auto",
         budget_bytes: int = BUDGET_BYTES,
     ) -> None:
-        _refuse_unknown("codec", codec, get_args(Codec))
-        _refuse_unknown("pyramid", pyramid, get_args(Pyramid))
-        _refuse_unknown("backend", backend, get_args(Backend))
-        for name, value in [("shard", shard_bytes), ("budget", budget_bytes)]:
-            if value is not None and value < 1:
-                msg = f"{name}_bytes must be 1 or more, not {value!r}"
-                raise ValueError(msg)
-        paths.numbered(path, 0)
+        way = Way(codec, shard_bytes, pyramid, backend, budget_bytes, overwrite)
         self.error: Exception | None = None
-        self._template = path
-        self._way = Way(codec, shard_bytes, pyramid, backend, budget_bytes, overwrite)
-        self._path = Path(path)
+        self._keeper = StoreKeeper(path, way)
         self._summary: Mapping[str, Any] = {}
         self._is_loose = False
-        self._saving: Saving | None = None
-        self._pyramid: PyramidThread | None = None
-        self._frames_written = 0
 
     @property
     def path(self) -> Path:
         """Store of the current or last run; before the first, the path as given."""
-        return self._path
+        return self._keeper.path
 
     @property
     def frames_written(self) -> int:
@@ -134,8 +114,7 @@ class OMEZarrWriter:
         A crash of this process cannot take them any more. Lags behind those that came;
         may be asked from any thread, at any rate.
         """
-        saving = self._saving
-        return self._frames_written if saving is None else saving.n_written
+        return self._keeper.n_written
 
     def wait_pyramid(self, timeout_s: float | None = None) -> bool:
         """Wait until the last run's levels are built; return whether they are.
@@ -147,7 +126,7 @@ class OMEZarrWriter:
         OSError
             If they could not be built; the full size is not concerned.
         """
-        return self._pyramid is None or self._pyramid.wait(timeout_s)
+        return self._keeper.wait_pyramid(timeout_s)
 
     def checkSequence(
         self, sequence: useq.MDASequence, summary: Mapping[str, Any]
@@ -166,8 +145,7 @@ class OMEZarrWriter:
         ValueError
             If the sequence has a grid.
         """
-        stream, block = self._announced(sequence, summary)
-        self._free_path(stream, block)
+        self._keeper.free_path(Announced.by_start(sequence, summary))
         ngff_format()
 
     def sequenceStarted(
@@ -177,27 +155,18 @@ class OMEZarrWriter:
 
         Raises
         ------
-        FileExistsError
-            If the path is taken.
-        OSError
-            If the store cannot fit on the disk, or not be created, or somebody writes
-            the one that it would replace.
-        MemoryError
-            If the budget cannot be had.
-        ValueError
-            If the sequence has a grid.
+        FileExistsError, OSError, MemoryError, ValueError
+            See `checkSequence`; also if the store cannot be created.
         """
         if self.error is not None:
             self._close()
             self.error = None
         with self._noting_errors():
-            self._close()
-            self._frames_written = 0
-            self._summary = summary
-            self._is_loose = is_loose(sequence)
-            stream, block = self._announced(sequence, summary)
-            if stream is not None:  # else its first frame tells more
-                self._open(stream, block, None if self._is_loose else sequence)
+            self._keeper.begin()
+            self._summary, self._is_loose = summary, is_loose(sequence)
+            announced = Announced.by_start(sequence, summary)
+            if announced is not None:  # else the first frame tells more
+                self._keeper.open(announced)
 
     def frameReady(
         self, image: npt.NDArray[Any], event: useq.MDAEvent, meta: Mapping[str, Any]
@@ -259,13 +228,14 @@ class OMEZarrWriter:
         OSError
             If it cannot be written.
         """
-        if self._saving is None or self.error is not None:
+        saving = self._keeper.saving
+        if saving is None or self.error is not None:
             return
         with self._noting_errors():
             if isinstance(note, Flag):
-                self._saving.notebook.add_flag(note)
+                saving.notebook.add_flag(note)
             elif isinstance(note, Inputs):
-                self._saving.notebook.add_inputs(note)
+                saving.notebook.add_inputs(note)
 
     def sequenceFinished(self, sequence: useq.MDASequence) -> None:
         """Write what is still held; harmless without a run.
@@ -291,108 +261,19 @@ class OMEZarrWriter:
             self.error = error
             raise
 
-    def _announced(
-        self, sequence: useq.MDASequence, summary: Mapping[str, Any]
-    ) -> tuple[Stream | None, Mapping[str, Any]]:
-        """Return what a run's start says of its frames, and the block."""
-        if block := block_of(summary):
-            return Stream.model_validate(block["stream"]), block
-        if is_loose(sequence):
-            return None, {}
-        return planes_of(sequence, summary), {}
-
     def _run_of(self, event: useq.MDAEvent, meta: Mapping[str, Any]) -> Run:
         """Return the open run, or open what the frame announces."""
-        block = block_of(meta)
-        if self._saving is None:
-            if block:
-                stream = Stream.model_validate(block["stream"])
-                return self._open(stream, block, event.sequence)
-            if event.sequence is None:
-                msg = "a frame came, but nothing said what frames will come"
-                raise ValueError(msg)
-            stream = planes_of(event.sequence, self._summary)
-            return self._open(stream, {}, event.sequence)
-        if block:
-            self._saving.run.refuse_change(Stream.model_validate(block["stream"]))
-        return self._saving.run
-
-    def _open(
-        self,
-        stream: Stream,
-        block: Mapping[str, Any],
-        sequence: useq.MDASequence | None,
-    ) -> Run:
-        path = self._free_path(stream, block)
-        if self._pyramid is not None and path == self._path:
-            self._pyramid.abandon()  # of the store that is replaced
-            with suppress(OSError, ValueError):
-                self._pyramid.wait()
-        self._path = path
-        if sequence is not None:
-            block = {"sequence": _described(sequence), **block}
-        self._saving = Saving(
-            path,
-            stream,
-            block,
-            self._way,
-            sequence,
-            is_open_ended=stream.unbounded or self._is_loose,
-        )
-        self._pyramid = self._saving.pyramid
-        if self._saving.is_open_ended:
-            self._log_room(stream)
-        return self._saving.run
-
-    def _free_path(self, stream: Stream | None, block: Mapping[str, Any]) -> Path:
-        """Return where the store may go; refuse a path that is taken or too small."""
-        path = paths.resolve(self._template)
-        paths.refuse_existing(path, overwrite=self._way.overwrite)
-        is_ours = path == self._path and (self._saving or self._pyramid) is not None
-        if path.exists() and not is_ours:
-            StoreLock(path).release()  # nobody else is at it
-        refuse_beyond_memory(self._way.budget_bytes, f"{path} (budget_bytes)")
-        if stream is not None:
-            compressed = self._way.codec != "none"
-            least = paths.least_bytes(
-                stream, compressed=compressed, angle_deg=block.get("angle_deg")
+        saving = self._keeper.saving
+        if saving is None:
+            announced = Announced.by_frame(
+                event, meta, self._summary, is_loose=self._is_loose
             )
-            paths.refuse_too_small({path: least}, compressed=compressed)
-        return path
-
-    def _log_room(self, stream: Stream) -> None:
-        """Tell how long a run may last whose length is not known."""
-        room, per_time = paths.room(self._path), n_bytes(stream) / stream.n_times
-        more = ", more if they compress well" if self._way.codec != "none" else ""
-        logger.info(
-            "%s: how many time points will come is not known; there is room for %d%s",
-            self._path,
-            room / per_time,
-            more,
-        )
+            return self._keeper.open(announced).run
+        if block := block_of(meta):
+            saving.run.refuse_change(Stream.model_validate(block["stream"]))
+        return saving.run
 
     def _close(self) -> None:
         """Flush and let go; after an error that is told, further ones are not."""
-        saving, self._summary = self._saving, {}
-        if saving is not None:
-            told = () if self.error is None else (OSError,)
-            try:
-                with suppress(*told):
-                    saving.close(is_whole=self.error is None)
-            finally:
-                self._frames_written = saving.n_written
-                self._pyramid = saving.pyramid
-                self._saving = None
-
-
-def _refuse_unknown(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        msg = f"{name} must be one of {', '.join(known)}, not {value!r}"
-        raise ValueError(msg)
-
-
-def _described(sequence: useq.MDASequence) -> dict[str, Any]:
-    """Return a sequence as plain JSON that makes an equal one."""
-    text = sequence.model_dump_json(exclude_defaults=True, fallback=str)
-    described: dict[str, Any] = json.loads(text)
-    return described
+        self._summary = {}
+        self._keeper.close(is_whole=self.error is None)

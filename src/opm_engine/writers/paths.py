@@ -1,4 +1,4 @@
-"""Where a store may go: numbered runs, what may be replaced, room on the disk.
+"""Where a store may go: numbered runs, what may be replaced.
 
 Separate from writing because all of it is settled before a frame exists. Knows nothing
 of the files that make a store.
@@ -6,23 +6,16 @@ of the files that make a store.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from math import radians, tan
+from collections.abc import Callable
 from pathlib import Path
 
-from opm_engine.plan import Stream
-from opm_engine.writers.layout import n_bytes
 from opm_engine.writers.lock import StoreLock
 
 RUN = re.compile(r"\{run(?::(0[1-9]d))?\}")
 """``{run}``, or ``{run:03d}`` with any one digit for the 3."""
-
-COMPRESSION = 4
-"""No codec gains more than this on camera counts, whose noise bounds it."""
 
 
 def numbered(template: str | Path, run: int) -> Path:
@@ -50,6 +43,32 @@ def resolve(template: str | Path) -> Path:
         return first
     candidates = (numbered(template, run) for run in itertools.count())
     return next(path for path in candidates if not path.exists())
+
+
+def free(template: str | Path, *, overwrite: bool, ours: Path | None = None) -> Path:
+    """Return where a store may go, which nobody else writes.
+
+    Parameters
+    ----------
+    template : str or Path
+        See `resolve`.
+    overwrite : bool
+        See `refuse_existing`.
+    ours : Path, optional
+        Store that the caller itself is at.
+
+    Raises
+    ------
+    BlockingIOError
+        If somebody else writes what is there.
+    FileExistsError
+        See `refuse_existing`.
+    """
+    path = resolve(template)
+    refuse_existing(path, overwrite=overwrite)
+    if path.exists() and path != ours:
+        StoreLock(path).release()
+    return path
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -111,78 +130,9 @@ def make_whole(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def least_bytes(
-    stream: Stream, *, compressed: bool, angle_deg: float | None = None
-) -> int:
-    """Return how much room pixels need; if compressed, what no codec can fall below.
-
-    Parameters
-    ----------
-    stream : Stream
-    compressed : bool
-    angle_deg : float, optional
-        Between light sheet and coverslip. Voxels of volumes that lie outside the scan
-        are 0, and take no room if they are compressed.
-    """
-    if not compressed:
-        return n_bytes(stream)
-    lit = 1.0
-    if stream.kind == "volumes" and angle_deg is not None:
-        (n_z, n_y, _), (z_um, y_um, _) = stream.shape, stream.scale_um
-        lit = max(0.0, 1 - n_z * z_um / tan(radians(angle_deg)) / (n_y * y_um))
-    return int(n_bytes(stream) * lit) // COMPRESSION
-
-
-def refuse_too_small(needs: Mapping[Path, int], *, compressed: bool) -> None:
-    """Check that the disk may hold stores together; what they replace counts as free.
-
-    Parameters
-    ----------
-    needs : Mapping
-        Path of each store, on one disk: `least_bytes` of its pixels.
-    compressed : bool
-        Whether that is what is left at best.
-
-    Raises
-    ------
-    OSError
-        ENOSPC, with the numbers.
-    """
-    n_needed = sum(needs.values())
-    there, n_free = _disk(next(iter(needs)))
-    if n_needed <= n_free:
-        return
-    n_free += sum(map(size_of, needs))
-    if n_needed > n_free:
-        each = " and ".join(f"{path} needs {_amount(n)}" for path, n in needs.items())
-        well = ", well compressed" * compressed
-        raise OSError(errno.ENOSPC, f"{each}{well}; {there} has {_amount(n_free)}")
-
-
-def size_of(store: Path) -> int:
-    """Bytes of all files of a store; 0 if there is none."""
-    return sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
-
-
-def room(path: Path) -> int:
-    """Return how many bytes the disk of a path has left."""
-    return _disk(path)[1]
-
-
 def clear(path: Path) -> None:
     """Remove what :func:`refuse_existing` let pass."""
     if path.is_symlink():
         path.unlink()  # what it leads to is not ours
     elif path.exists():
         shutil.rmtree(path)
-
-
-def _amount(size: int) -> str:
-    if size < 10e9:
-        return f"{size / 1e6:.1f} MB"
-    return f"{size / 1e9:.1f} GB"
-
-
-def _disk(path: Path) -> tuple[Path, int]:
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    return there, shutil.disk_usage(there).free

@@ -19,8 +19,9 @@ import tensorstore
 
 from opm_engine.buffers import BufferPool
 from opm_engine.plan import Place
-from opm_engine.writers import shard_index
 from opm_engine.writers.reading import array_folders, layouts_of_store, stream_of_store
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.layout import ShardKey, shard_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,8 +31,6 @@ AHEAD_BYTES = 64 * 2**20
 
 _INDEXES = 64
 """Indexes of shards that are kept."""
-
-Key = tuple[int, int, int, int, int]
 
 
 class StoredPlanes:
@@ -78,7 +77,7 @@ class StoredPlanes:
         layout = self._layouts[place.position]
         key, chunk = layout.locate(place.t, place.channel, place.plane, 0)
         table = self._index(place.position, key)
-        return table is not None and bool(table[chunk, 0] != shard_index.ABSENT)
+        return table is not None and bool(table[chunk, 0] != index.ABSENT)
 
     def present(self, place: Place) -> npt.NDArray[np.bool_]:
         """Return which planes (N,) of the volume that a place is in are there.
@@ -145,10 +144,10 @@ class StoredPlanes:
             ).result()
         return self._arrays[position]
 
-    def _read_index(self, position: int, key: Key) -> shard_index.Table | None:
-        path = self._folders[position].joinpath("c", *map(str, key))
+    def _read_index(self, position: int, key: ShardKey) -> index.Table | None:
+        path = shard_path(self._folders[position], key)
         try:
-            return shard_index.read(path, self._layouts[position].n_chunks)
+            return index.read(path, self._layouts[position].n_chunks)
         except FileNotFoundError:
             return None
         except ValueError as error:

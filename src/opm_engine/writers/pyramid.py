@@ -22,11 +22,16 @@ import numpy as np
 import tensorstore
 
 from opm_engine.plan import BLOCK
-from opm_engine.writers.layout import Layout
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_node, tensorstore_spec, write_node
+from opm_engine.writers.node import (
+    read_node,
+    tensorstore_spec,
+    write_n_times,
+    write_node,
+)
 from opm_engine.writers.reading import codec_of, image_folders, layout_of
+from opm_engine.writers.shards.layout import Layout
 from opm_engine.writers.store import MAX_TIMES, array_document
 
 SMALLEST = 256
@@ -210,9 +215,7 @@ class ImagePyramid:
             self.add(t, c)
         n_times = layout_of(self._folder / ARRAY).shape[0]
         for number in range(1, self.n_levels):
-            document = read_node(self._folder / str(number))
-            document["shape"][0] = n_times
-            write_node(self._folder / str(number), document)
+            write_n_times(self._folder / str(number), n_times)
         self._list(_datasets(self._full, self._factors))
 
     def _list(self, datasets: list[dict[str, Any]]) -> None:

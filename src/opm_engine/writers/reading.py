@@ -15,11 +15,11 @@ import zarr
 from opm_engine.plan import BLOCK, Flag, Inputs, Stream
 from opm_engine.writers.journal import FRAMES as FRAMES
 from opm_engine.writers.journal import frames_of
-from opm_engine.writers.layout import Layout
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import read_attributes, read_node
 from opm_engine.writers.notes import FLAGS, INPUTS
-from opm_engine.writers.sink import Codec
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec
 
 
 def open_image(store: str | Path, position: int = 0) -> zarr.Array[Any]:

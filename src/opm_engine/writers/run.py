@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from opm_engine.plan import Place, Stream
 from opm_engine.writers.journal import FrameJournal
-from opm_engine.writers.layout import array_shapes
-from opm_engine.writers.sink import Sink
+from opm_engine.writers.shards.layout import array_shapes
+from opm_engine.writers.shards.sink import Sink
 from opm_engine.writers.store import MAX_TIMES, Times
 
 if TYPE_CHECKING:

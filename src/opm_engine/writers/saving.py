@@ -6,45 +6,32 @@ whatever failed. Knows nothing of how runs begin and end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from opm_engine.plan import Stream
+from opm_engine.writers import room
 from opm_engine.writers.journal import FrameJournal
-from opm_engine.writers.layout import (
-    SHARD_BYTES,
-    VOLUME_SHARD_BYTES,
-    array_shapes,
-    layouts,
-)
 from opm_engine.writers.notes import Notebook
 from opm_engine.writers.paths import make_whole
 from opm_engine.writers.pyramid_thread import PyramidThread
 from opm_engine.writers.run import Run
-from opm_engine.writers.sink import Codec
-from opm_engine.writers.sinks import BUDGET_BYTES, Backend, open_sink
+from opm_engine.writers.shards.layout import (
+    SHARD_BYTES,
+    VOLUME_SHARD_BYTES,
+    Layout,
+    array_shapes,
+    layouts,
+)
+from opm_engine.writers.shards.sinks import open_sink
 from opm_engine.writers.store import MAX_TIMES, Times, array_paths, create_store
 
 if TYPE_CHECKING:
-    import useq
-
-Pyramid = Literal["off", "live", "close"]
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a store is written; see `OMEZarrWriter`."""
-
-    codec: Codec = "lz4"
-    shard_bytes: int | None = None
-    pyramid: Pyramid = "off"
-    backend: Backend = "auto"
-    budget_bytes: int = BUDGET_BYTES
-    overwrite: bool = False
+    from opm_engine.writers.announced import Announced
+    from opm_engine.writers.way import Way
 
 
 class Saving:
@@ -54,15 +41,9 @@ class Saving:
     ----------
     path : Path
         Where nothing exists, or what the way says may be replaced.
-    stream : Stream
+    announced : Announced
         What will come.
-    block : Mapping
-        Our metadata block, plain JSON.
     way : Way
-    sequence : useq.MDASequence, optional
-        Whose stream it is; None if that is not known.
-    is_open_ended : bool
-        Whether time points beyond those of the stream are taken too.
 
     Attributes
     ----------
@@ -79,16 +60,8 @@ class Saving:
         If the store cannot be created, or somebody else has it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        stream: Stream,
-        block: Mapping[str, Any],
-        way: Way,
-        sequence: useq.MDASequence | None,
-        *,
-        is_open_ended: bool,
-    ) -> None:
+    def __init__(self, path: Path, announced: Announced, way: Way) -> None:
+        stream = announced.stream
         planned = layouts(
             stream,
             way.shard_bytes or SHARD_BYTES,
@@ -97,52 +70,58 @@ class Saving:
         create = partial(
             create_store,
             stream=stream,
-            block=block,
+            block=announced.whole_block(),
             layouts=planned,
             codec=way.codec,
         )
-        lock = make_whole(path, create, overwrite=way.overwrite)
-        arrays = array_paths(path, stream)
-        self.pyramid: PyramidThread | None = None
-        self.is_open_ended = is_open_ended
         self._path = path
         self._way = way
         self._n_items = [
             shape[2] if stream.kind == "planes" else 1 for shape in array_shapes(stream)
         ]
+        self.pyramid: PyramidThread | None = None
         self._closing = ExitStack()  # the last that is pushed goes first
+        self._closing.callback(
+            make_whole(path, create, overwrite=way.overwrite).release
+        )
         with ExitStack() as failed:
             failed.callback(self._closing.close)
-            self._closing.callback(lock.release)
-            times = None
-            if is_open_ended:
-                times = Times(arrays, stream.n_times)
-                planned = [
-                    replace(layout, shape=(MAX_TIMES, *layout.shape[1:]))
-                    for layout in planned
-                ]
-            if way.pyramid == "live":
-                self.pyramid = PyramidThread(path, self._n_items)
-                failed.callback(self.pyramid.abandon)
-            journal = FrameJournal(
-                arrays, self.pyramid.item if self.pyramid else lambda place: None
-            )
-            self._closing.callback(journal.close)
-            self._sink = open_sink(
-                arrays,
-                planned,
-                way.codec,
-                journal,
-                budget_bytes=way.budget_bytes,
-                backend=way.backend,
-            )
-            self._closing.callback(self._sink.close)
-            self.run = Run(stream, self._sink, journal, sequence, times)
-            if times is not None:
-                least = 1 if stream.unbounded else stream.n_times
-                self._closing.callback(lambda: times.cut(max(least, self.run.n_times)))
-            self.notebook = Notebook(path, stream)
+            failed.callback(self._abandon_pyramid)
+            self._open(announced, planned)
+            if announced.is_open_ended:
+                room.log_times(path, stream, compressed=way.is_compressed)
             failed.pop_all()
+
+    def _open(self, announced: Announced, planned: Sequence[Layout]) -> None:
+        way, stream = self._way, announced.stream
+        arrays = array_paths(self._path, stream)
+        times = None
+        if announced.is_open_ended:
+            times = Times(arrays, stream.n_times)
+            planned = [
+                replace(layout, shape=(MAX_TIMES, *layout.shape[1:]))
+                for layout in planned
+            ]
+        if way.pyramid == "live":
+            self.pyramid = PyramidThread(self._path, self._n_items)
+        journal = FrameJournal(
+            arrays, self.pyramid.item if self.pyramid else lambda place: None
+        )
+        self._closing.callback(journal.close)
+        self._sink = open_sink(
+            arrays,
+            planned,
+            way.codec,
+            journal,
+            budget_bytes=way.budget_bytes,
+            backend=way.backend,
+        )
+        self._closing.callback(self._sink.close)
+        self.run = Run(stream, self._sink, journal, announced.sequence, times)
+        if times is not None:
+            least = 1 if stream.unbounded else stream.n_times
+            self._closing.callback(lambda: times.cut(max(least, self.run.n_times)))
+        self.notebook = Notebook(self._path, stream)
 
     @property
     def n_written(self) -> int:
@@ -163,11 +142,14 @@ class Saving:
             If something could not be written.
         """
         with ExitStack() as failed:
-            if self.pyramid is not None:
-                failed.callback(self.pyramid.abandon)
+            failed.callback(self._abandon_pyramid)
             self._closing.close()
             if is_whole:
                 failed.pop_all()
         if is_whole and self._way.pyramid != "off":
             self.pyramid = self.pyramid or PyramidThread(self._path, self._n_items)
             self.pyramid.finish()
+
+    def _abandon_pyramid(self) -> None:
+        if self.pyramid is not None:
+            self.pyramid.abandon()

@@ -14,6 +14,7 @@ does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,7 @@ def rewrite_as_scene(store: str | Path) -> None:
     OSError
         If it cannot be written.
     """
-    store = Path(store)
-    folders = image_folders(store)
-    with StoreLock(store):
-        for folder in folders:
-            _rewrite(folder, _image_06(folder, read_block(folder)))
-        if len(folders) > 1:
-            version = {"version": SCENE_VERSION}
-            series = read_attributes(store / "OME")["ome"] | version
-            _rewrite(store / "OME", series)
-            scenes = [_in_sample(folder, read_block(folder)) for folder in folders]
-            scene = {
-                "coordinateSystems": [_system(SAMPLE)],
-                "coordinateTransformations": scenes,
-            }
-            _rewrite(store, version | {"scene": scene})
+    _rewrite_all(Path(store), _image_06, _collection_06)
 
 
 def rewrite_as_05(store: str | Path) -> None:
@@ -75,13 +62,21 @@ def rewrite_as_05(store: str | Path) -> None:
     OSError
         If it cannot be written.
     """
-    store = Path(store)
+    _rewrite_all(Path(store), _image_05, _collection_05)
+
+
+def _rewrite_all(
+    store: Path,
+    image: Callable[[Path], Attributes],
+    collection_of: Callable[[Path, list[Path]], tuple[Attributes, Attributes]],
+) -> None:
+    """Replace ``ome`` of each image and then, of several, that of root and series."""
     folders = image_folders(store)
     with StoreLock(store):
         for folder in folders:
-            _rewrite(folder, _image_05(folder))
+            _rewrite(folder, image(folder))
         if len(folders) > 1:
-            root, series = collection(len(folders))
+            root, series = collection_of(store, folders)
             _rewrite(store / "OME", series)
             _rewrite(store, root)
 
@@ -93,13 +88,30 @@ def _rewrite(folder: Path, ome: Attributes) -> None:
         write_node(folder, document)
 
 
-def _image_06(folder: Path, block: Attributes) -> Attributes:
+def _collection_05(store: Path, folders: list[Path]) -> tuple[Attributes, Attributes]:
+    return collection(len(folders))
+
+
+def _collection_06(store: Path, folders: list[Path]) -> tuple[Attributes, Attributes]:
+    """Return ``ome`` of the root and of the group ``OME``; images speak 0.6 already."""
+    version = {"version": SCENE_VERSION}
+    series: Attributes = read_attributes(store / "OME")["ome"]
+    scene = {
+        "coordinateSystems": [_system(SAMPLE)],
+        "coordinateTransformations": [_in_sample(folder) for folder in folders],
+    }
+    return version | {"scene": scene}, series | version
+
+
+def _image_06(folder: Path) -> Attributes:
     ome: Attributes = read_attributes(folder)["ome"]
     if ome["version"] != VERSION:
         return ome
     (multiscale,) = ome["multiscales"]
     first = multiscale["datasets"][0]["coordinateTransformations"]
-    shear = _to_coverslip(block, first[0]["scale"], first[1]["translation"])
+    shear = _to_coverslip(
+        read_block(folder), first[0]["scale"], first[1]["translation"]
+    )
     between = {"input": {"name": PHYSICAL}, "output": {"name": COVERSLIP}}
     datasets = [
         {
@@ -165,11 +177,11 @@ def _to_coverslip(
     return {"type": "affine", "affine": whole.tolist()}
 
 
-def _in_sample(folder: Path, block: Attributes) -> Attributes:
+def _in_sample(folder: Path) -> Attributes:
     """Return the transformation from ``physical`` of an image to ``sample``."""
     (multiscale,) = read_attributes(folder)["ome"]["multiscales"]
     (shear,) = multiscale["coordinateTransformations"]
-    site = block.get("position", {})
+    site = read_block(folder).get("position", {})
     shift = [0.0, 0.0, *(site.get(f"{axis}_um") or 0.0 for axis in "zyx")]
     between = {
         "input": {"path": folder.name, "name": PHYSICAL},

@@ -19,10 +19,10 @@ from zarr.storage import MemoryStore
 
 from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers import metadata
-from opm_engine.writers.encoding import BLOSC
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.node import NAME, read_node, write_node
-from opm_engine.writers.sink import Codec
+from opm_engine.writers.node import NAME, write_n_times, write_node
+from opm_engine.writers.shards.encoding import BLOSC
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec
 
 if TYPE_CHECKING:
     from ome_zarr.format import Format
@@ -162,9 +162,7 @@ class Times:
                 self._set(position, n_times)
 
     def _set(self, position: int, n_times: int) -> None:
-        document = read_node(self._arrays[position])
-        document["shape"][0] = n_times
-        write_node(self._arrays[position], document)
+        write_n_times(self._arrays[position], n_times)
         self._lengths[position] = n_times
 
 

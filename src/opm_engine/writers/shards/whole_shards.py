@@ -22,12 +22,12 @@ import numpy.typing as npt
 import tensorstore
 
 from opm_engine.plan import Place
-from opm_engine.writers import pieces
-from opm_engine.writers.layout import Layout
 from opm_engine.writers.node import tensorstore_spec
-from opm_engine.writers.open_shards import MIN_OPEN
-from opm_engine.writers.pieces import Piece, ShardKey
-from opm_engine.writers.sink import Journal
+from opm_engine.writers.shards import pieces
+from opm_engine.writers.shards.layout import Layout, ShardKey
+from opm_engine.writers.shards.open_shards import MIN_OPEN
+from opm_engine.writers.shards.pieces import Piece
+from opm_engine.writers.shards.sink import Journal
 
 MAX_IN_FLIGHT = 2
 """Shards that are being written at once."""
@@ -51,7 +51,9 @@ class _Held(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Shard:
+class _Gathered:
+    """What waits of a shard."""
+
     held: list[_Held] = field(default_factory=list)
     n_chunks: int = 0
 
@@ -97,7 +99,7 @@ class WholeShardSink:
         ]
         self._room_bytes = budget_bytes // 2  # a shard is encoded in memory, whole
         self._held_bytes = 0
-        self._shards: OrderedDict[tuple[int, ShardKey], _Shard] = OrderedDict()
+        self._shards: OrderedDict[tuple[int, ShardKey], _Gathered] = OrderedDict()
         self._flights: deque[_Flight] = deque()
         self._items: dict[Place, _Item] = {}
         self._acknowledged = 0
@@ -111,11 +113,7 @@ class WholeShardSink:
 
     def put(self, place: Place, item: npt.NDArray[Any], line: bytes) -> None:
         """Write a plane (rows, columns) or a whole volume (Z, Y, X); see `Sink`."""
-        if item.ndim == 3:
-            self.put_slab(place, 0, item, line)
-            return
-        piece = pieces.of_plane(self._layouts[place.position], place, item)
-        self._take(place, [piece], item.nbytes, line)
+        self.put_slab(place, 0, item, line)
 
     def put_slab(
         self,
@@ -133,8 +131,7 @@ class WholeShardSink:
         ValueError
             If the rows do not begin and end where chunks do.
         """
-        layout = self._layouts[place.position]
-        cut = list(pieces.of_slab(layout, place, first_row, slab))
+        cut = pieces.cut(self._layouts[place.position], place, first_row, slab)
         self._take(place, cut, slab.nbytes, line)
 
     def flush(self) -> None:
@@ -182,7 +179,7 @@ class WholeShardSink:
         if (position, key) not in self._shards:
             if len(self._shards) >= max(MIN_OPEN, layout.shape[1]):
                 self._write_oldest()
-            self._shards[position, key] = _Shard()
+            self._shards[position, key] = _Gathered()
         self._shards.move_to_end((position, key))
         shard = self._shards[position, key]
         shard.held.append(held)

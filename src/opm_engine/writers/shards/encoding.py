@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
-from opm_engine.writers.sink import Codec
+from opm_engine.writers.shards.sink import Codec
 
 Bytes = npt.NDArray[np.uint8]
 

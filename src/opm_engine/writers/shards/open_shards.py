@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from opm_engine.writers.encoding import Bytes
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.pieces import ShardKey
-from opm_engine.writers.shard_file import ShardFile
+from opm_engine.writers.shards.encoding import Bytes
+from opm_engine.writers.shards.file import ShardFile
+from opm_engine.writers.shards.layout import Layout, ShardKey, shard_path
 
 MIN_OPEN = 4
 """As many shards are kept open at least; one per channel, if there are more."""
@@ -36,7 +35,7 @@ class OpenShards:
     layouts : sequence of Layout
         Of each position.
     block : int
-        As `shard_file.probe` returned it.
+        As `file.probe` returned it.
     """
 
     def __init__(
@@ -101,8 +100,3 @@ class OpenShards:
         shard = _Open(file, layout.n_chunks_of(key))
         self._open[position, key] = shard
         return shard
-
-
-def shard_path(folder: Path, key: ShardKey) -> Path:
-    """Return the file of a shard, in the folder of its array."""
-    return folder.joinpath("c", *map(str, key))

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from opm_engine.writers import shard_file
-from opm_engine.writers.appender import AppendSink
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.shard_index import BOUNDARY
-from opm_engine.writers.sink import Codec, Journal, Sink
-from opm_engine.writers.whole_shards import WholeShardSink
+from opm_engine.writers.shards import file
+from opm_engine.writers.shards.appender import AppendSink
+from opm_engine.writers.shards.index import BOUNDARY
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.sink import Codec, Journal, Sink
+from opm_engine.writers.shards.whole_shards import WholeShardSink
 
 Backend = Literal["auto", "append", "tensorstore"]
 
@@ -65,15 +65,43 @@ def open_sink(
     OSError
         If nothing can be written there, or ``"append"`` was asked and does not work.
     """
-    block = None if backend == "tensorstore" else shard_file.probe(folders[0])
+    block = None if backend == "tensorstore" else block_for(folders[0], layouts)
+    if block is None and backend == "append":
+        msg = f"{folders[0]}: files cannot be appended to; use another backend"
+        raise OSError(msg)
+    return make_sink(block, folders, layouts, codec, journal, budget_bytes=budget_bytes)
+
+
+def block_for(folder: Path, layouts: Sequence[Layout]) -> int | None:
+    """Find out, by a trial, how shards in a folder are best appended to.
+
+    Returns
+    -------
+    int or None
+        As `file.probe` returns it; past the page cache only where pieces are large.
+
+    Raises
+    ------
+    OSError
+        If nothing at all can be written there.
+    """
+    block = file.probe(folder)
+    smallest = min(layout.chunks_per_piece * layout.chunk_bytes for layout in layouts)
+    return BOUNDARY if block is not None and smallest < DIRECT_BYTES else block
+
+
+def make_sink(
+    block: int | None,
+    folders: Sequence[Path],
+    layouts: Sequence[Layout],
+    codec: Codec,
+    journal: Journal,
+    *,
+    budget_bytes: int,
+) -> Sink:
+    """Open the way to the disk that `block_for` found; see `open_sink`."""
     if block is None:
-        if backend == "append":
-            msg = f"{folders[0]}: files cannot be appended to; use another backend"
-            raise OSError(msg)
         return WholeShardSink(folders, layouts, journal, budget_bytes=budget_bytes)
-    pieces = (layout.chunks_per_piece * layout.chunk_bytes for layout in layouts)
-    if min(pieces) < DIRECT_BYTES:
-        block = BOUNDARY
     return AppendSink(
         folders, layouts, codec, journal, block=block, budget_bytes=budget_bytes
     )

@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from opm_engine.plan import Stream
-from opm_engine.writers import shard_index
-from opm_engine.writers.documents import checked_group
-from opm_engine.writers.inventory import (
+from opm_engine.writers.lock import StoreLock
+from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.node import read_attributes, read_node, write_n_times
+from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.file import PARTIAL
+from opm_engine.writers.upkeep.documents import checked_group
+from opm_engine.writers.upkeep.files import StoredShard
+from opm_engine.writers.upkeep.inventory import (
     ImageInventory,
     Inventory,
-    Shard,
     inventory,
     n_times_of,
 )
-from opm_engine.writers.lock import StoreLock
-from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_attributes, read_node, write_node
-from opm_engine.writers.repair_documents import mend_documents
-from opm_engine.writers.repair_journal import mend_journal
-from opm_engine.writers.scene import rewrite_as_scene
-from opm_engine.writers.shard_file import PARTIAL
+from opm_engine.writers.upkeep.repair_documents import mend_documents
+from opm_engine.writers.upkeep.repair_journal import mend_journal
 
 TORN = ".torn"
 """Behind the name of a shard: what was cut off it, or all of it."""
@@ -143,9 +143,9 @@ def _left(found: Inventory) -> Iterator[str]:
             yield f"{shard.path.relative_to(found.store)} lies outside the image"
 
 
-def _cut(shard: Shard, n_chunks: int, store: Path) -> str:
+def _cut(shard: StoredShard, n_chunks: int, store: Path) -> str:
     """Cut a shard back to its last whole state; what is cut off is kept beside it."""
-    _, n_valid = shard_index.recover(shard.path, n_chunks)
+    _, n_valid = index.recover(shard.path, n_chunks)
     name, torn = shard.path.relative_to(store), _free_name(shard.path)
     if n_valid:
         _keep_tail(shard.path, n_valid, torn)
@@ -202,8 +202,6 @@ def _fit_times(images: tuple[ImageInventory, ...], n_times: int) -> Iterator[str
     """Cut or lengthen arrays that grew with the run, as its end would have."""
     changed = [image for image in images if image.layout.shape[0] != n_times]
     for image in changed:
-        document = read_node(image.folder / ARRAY)
-        document["shape"][0] = n_times
-        write_node(image.folder / ARRAY, document)
+        write_n_times(image.folder / ARRAY, n_times)
     if changed:
         yield f"set the number of time points to {n_times}"

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from opm_engine.writers import reading
-from opm_engine.writers.inventory import Inventory, Shard, inventory
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import read_attributes
+from opm_engine.writers.upkeep.files import StoredShard
+from opm_engine.writers.upkeep.inventory import Inventory, inventory
 
 N_NAMED = 20
 """Missing frames that are named; the others are only counted."""
@@ -109,7 +110,7 @@ def _missing(found: Inventory) -> Iterator[str]:
             yield f"{name}, z={z[0]}" if z else name
 
 
-def _strays(found: Inventory) -> Iterator[Shard]:
+def _strays(found: Inventory) -> Iterator[StoredShard]:
     return (shard for image in found.images for shard in image.strays)
 
 

@@ -5,7 +5,7 @@ one place. Knows offsets and bytes; not what a chunk holds, nor whose it is.
 
 Every append puts [chunks | padding | index] behind what is there, in one write, and
 never touches a byte that was written before. So the file always ends in a valid index,
-but for the write in flight; what that left can be cut off (`shard_index.recover`). A
+but for the write in flight; what that left can be cut off (`index.recover`). A
 file appears under its name with its first chunk.
 
 Past the page cache a file grows when a write is complete. Through it, it grows page by
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from opm_engine.buffers import BufferPool
-from opm_engine.writers import shard_index
-from opm_engine.writers.encoding import Bytes
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.encoding import Bytes
 
 DIRECT_BLOCK = 4096
 """Writes past the page cache begin and end at multiples of this, memory too."""
@@ -51,7 +51,7 @@ def probe(folder: Path) -> int | None:
     -------
     int or None
         Bytes that a write must be a multiple of: `DIRECT_BLOCK` past the page cache,
-        ``shard_index.BOUNDARY`` through it; None if neither works.
+        ``index.BOUNDARY`` through it; None if neither works.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def probe(folder: Path) -> int | None:
     data = BufferPool().take((DIRECT_BLOCK,), "uint8")
     data[:] = 1
     direct = [DIRECT_BLOCK] if hasattr(os, "O_DIRECT") else []
-    for block in (*direct, shard_index.BOUNDARY):
+    for block in (*direct, index.BOUNDARY):
         if _can_append(folder / f"probe{PARTIAL}", data, block):
             return block
     return None
@@ -97,17 +97,17 @@ class ShardFile:
         self._is_new = not path.exists()
         if self._is_new:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._table = shard_index.empty(n_chunks)
+            self._table = index.empty(n_chunks)
             self._fd = _open(_partial(path), os.O_CREAT | os.O_TRUNC, block)
         else:
-            self._table = shard_index.read(path, n_chunks)
+            self._table = index.read(path, n_chunks)
             self._fd = _open(path, 0, block)
             self._end = os.fstat(self._fd).st_size
 
     @property
     def n_written(self) -> int:
         """Chunks that the file holds."""
-        return int((self._table[:, 0] != shard_index.ABSENT).sum())
+        return int((self._table[:, 0] != index.ABSENT).sum())
 
     def append(
         self, buffer: Bytes, numbers: Sequence[int], sizes: Sequence[int]
@@ -134,14 +134,14 @@ class ShardFile:
         for number, size in zip(numbers, sizes, strict=True):
             table[number] = at, size
             at += size
-        index = np.frombuffer(shard_index.encode(table), np.uint8)
-        end = self._end_behind(at, len(index))
+        tail = np.frombuffer(index.encode(table), np.uint8)
+        end = self._end_behind(at, len(tail))
         data = buffer[: end - start]
         data[at - start :] = 0
-        data[-len(index) :] = index
+        data[-len(tail) :] = tail
         try:
             if self._block != DIRECT_BLOCK and not self._is_new:
-                old = np.frombuffer(shard_index.encode(self._table), np.uint8)
+                old = np.frombuffer(index.encode(self._table), np.uint8)
                 _write_all(self._fd, old, end - len(old), 1)
             _write_all(self._fd, data, start, self._block)
         except OSError as error:
@@ -177,7 +177,7 @@ class ShardFile:
 
 def tail_bytes(n_chunks: int, block: int) -> int:
     """Room that `ShardFile.append` needs behind the chunks, at most."""
-    return 2 * shard_index.index_bytes(n_chunks) + block
+    return 2 * index.index_bytes(n_chunks) + block
 
 
 def _write_all(fd: int, data: Bytes, offset: int, block: int) -> None:

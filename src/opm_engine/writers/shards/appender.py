@@ -1,7 +1,7 @@
 """`AppendSink`: pixels to shards as fast as the disk takes them.
 
-Separate from the files (`open_shards`), the codecs (`encoding`) and the cutting
-(`pieces`), so that it holds nothing but the way between them::
+Separate from the cutting (`pieces`), the encoding (`batch`) and the files
+(`open_shards`), so that it holds nothing but the way between them::
 
     put -> queue (bounded by bytes) -> encoders (1 or 2) -> one writer -> journal
 
@@ -16,21 +16,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 
 from opm_engine.buffers import BufferPool
 from opm_engine.plan import Place
-from opm_engine.writers import pieces
-from opm_engine.writers.encoding import Bytes, encode_into, most_bytes
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.open_shards import OpenShards
-from opm_engine.writers.pieces import Piece, ShardKey
-from opm_engine.writers.shard_file import DIRECT_BLOCK, tail_bytes
-from opm_engine.writers.sink import Codec, Journal
+from opm_engine.writers.shards import pieces
+from opm_engine.writers.shards.batch import Batch, Job, room_bytes
+from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.open_shards import OpenShards
+from opm_engine.writers.shards.sink import Codec, Journal
 
 N_ENCODERS: dict[Codec, int] = {"none": 1, "lz4": 2, "zstd": 2}
 """Threads that encode, so that each codec keeps up with a fast disk."""
@@ -41,48 +38,14 @@ SPARE_BUFFERS = 2
 BATCH_BYTES = 2**20
 """Size of a buffer, unless one piece is larger."""
 
-
 MAX_WAITING = 4096
 """Pieces that wait, however small: as many are written within a fraction of 1 s."""
 
 
-class _Job(NamedTuple):
-    """A piece on its way.
-
-    Attributes
-    ----------
-    place : Place
-    piece : Piece
-    n_bytes : int
-        Of the budget, free again once this piece is encoded.
-    line : bytes, optional
-        For the journal, if the item is on disk with this piece.
-    """
-
-    place: Place
-    piece: Piece
-    n_bytes: int
-    line: bytes | None
-
-
-@dataclass(slots=True)
-class _Append:
-    """Chunks of one shard, encoded, from somewhere in a buffer on."""
-
-    data: Bytes
-    numbers: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What shares a buffer."""
-
-    buffer: Bytes
-    jobs: list[_Job]
-    appends: dict[tuple[int, ShardKey], _Append] = field(default_factory=dict)
-    lines: list[tuple[Place, bytes]] = field(default_factory=list)
-    is_encoded: bool = False
+def n_buffers(codec: Codec) -> int:
+    """Return how many buffers an `AppendSink` holds at most."""
+    in_compressors = N_ENCODERS[codec] * (codec != "none")  # memory of their own
+    return N_ENCODERS[codec] + SPARE_BUFFERS + in_compressors
 
 
 class AppendSink:
@@ -97,7 +60,7 @@ class AppendSink:
     codec : {"lz4", "zstd", "none"}
     journal : Journal
     block : int
-        As `shard_file.probe` returned it.
+        As `file.probe` returned it.
     budget_bytes : int
         Memory of all that waits, buffers included. One item is taken in any case.
     """
@@ -117,23 +80,22 @@ class AppendSink:
         self._journal = journal
         self._block = block
         self._shards = OpenShards(folders, layouts, block)
-        self._most_bytes = [_most_bytes(layout, block) for layout in layouts]
-        self._buffer_bytes = max(BATCH_BYTES, *self._most_bytes)
+        self._piece_bytes = [room_bytes(layout, block) for layout in layouts]
+        self._buffer_bytes = max(BATCH_BYTES, *self._piece_bytes)
         n_encoders = N_ENCODERS[codec]
         pool = BufferPool(max_spare_bytes=0)
         self._buffers = [
             pool.take((self._buffer_bytes,), "uint8")
             for _ in range(n_encoders + SPARE_BUFFERS)
         ]
-        # A compressor returns its result in memory of its own.
-        n_buffers = len(self._buffers) + n_encoders * (codec != "none")
-        self._room_bytes = max(0, budget_bytes - n_buffers * self._buffer_bytes)
+        held_anyway = n_buffers(codec) * self._buffer_bytes
+        self._room_bytes = max(0, budget_bytes - held_anyway)
         self._held_bytes = 0
         self._acknowledged = 0
         self._error: BaseException | None = None
         self._is_closing = False
-        self._to_encode: deque[_Job] = deque()
-        self._to_write: deque[_Batch] = deque()
+        self._to_encode: deque[Job] = deque()
+        self._to_write: deque[Batch] = deque()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # to be encoded, or a buffer
         self._encoded = threading.Condition(self._lock)  # to be written
@@ -157,11 +119,7 @@ class AppendSink:
 
     def put(self, place: Place, item: npt.NDArray[Any], line: bytes) -> None:
         """Write a plane (rows, columns) or a whole volume (Z, Y, X); see `Sink`."""
-        if item.ndim == 3:
-            self.put_slab(place, 0, item, line)
-            return
-        piece = pieces.of_plane(self._layouts[place.position], place, item)
-        self._queue([_Job(place, piece, item.nbytes, line)])
+        self.put_slab(place, 0, item, line)
 
     def put_slab(
         self,
@@ -179,9 +137,8 @@ class AppendSink:
         ValueError
             If the rows do not begin and end where chunks do.
         """
-        layout = self._layouts[place.position]
-        cut = pieces.of_slab(layout, place, first_row, slab)
-        jobs = [_Job(place, piece, 0, None) for piece in cut]
+        cut = pieces.cut(self._layouts[place.position], place, first_row, slab)
+        jobs = [Job(place, piece, 0, None) for piece in cut]
         # All of them are views of one memory, free with the last.
         jobs[-1] = jobs[-1]._replace(n_bytes=slab.nbytes, line=line)
         self._queue(jobs)
@@ -203,7 +160,7 @@ class AppendSink:
         self._buffers.clear()
         self._raise_if_failed()
 
-    def _queue(self, jobs: list[_Job]) -> None:
+    def _queue(self, jobs: list[Job]) -> None:
         n_bytes = sum(job.n_bytes for job in jobs)
         with self._lock:
             if self._is_closing:
@@ -233,7 +190,7 @@ class AppendSink:
 
     def _encode_all(self) -> None:
         while (batch := self._next_to_encode()) is not None:
-            self._encode(batch)
+            batch.encode(self._layouts, self._codec, self._block)
             n_bytes = sum(job.n_bytes for job in batch.jobs)
             batch.jobs = []  # and with them the pixels
             with self._lock:
@@ -242,28 +199,6 @@ class AppendSink:
                 self._room.notify_all()
                 self._encoded.notify()
 
-    def _encode(self, batch: _Batch) -> None:
-        shards: dict[tuple[int, ShardKey], list[_Job]] = {}
-        for job in batch.jobs:
-            shards.setdefault((job.place.position, job.piece.key), []).append(job)
-            if job.line is not None:
-                batch.lines.append((job.place, job.line))
-        at = 0
-        for shard, jobs in shards.items():
-            layout = self._layouts[shard[0]]
-            append = batch.appends[shard] = _Append(batch.buffer[at:])
-            used = 0
-            for job in jobs:
-                append.numbers += job.piece.numbers
-                for chunk in job.piece.chunks:
-                    size = encode_into(
-                        append.data[used:], chunk, layout.chunk[2:], self._codec
-                    )
-                    append.sizes.append(size)
-                    used += size
-            at += used + tail_bytes(layout.n_chunks, self._block)
-            at += -at % DIRECT_BLOCK
-
     def _write_all(self) -> None:
         try:
             while (batch := self._next_to_write()) is not None:
@@ -271,7 +206,7 @@ class AppendSink:
         finally:
             self._shards.close()
 
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: Batch) -> None:
         for shard, append in batch.appends.items():
             self._shards.append(*shard, append.data, append.numbers, append.sizes)
         for place, line in batch.lines:
@@ -285,11 +220,11 @@ class AppendSink:
             if not (self._to_write or self._to_encode):
                 self._room.notify_all()
 
-    def _next_to_encode(self) -> _Batch | None:
+    def _next_to_encode(self) -> Batch | None:
         with self._lock:
             while self._error is None:
                 if self._to_encode and self._buffers:
-                    batch = _Batch(self._buffers.pop(), self._take_jobs())
+                    batch = Batch(self._buffers.pop(), self._take_jobs())
                     self._to_write.append(batch)
                     return batch
                 if self._is_closing and not self._to_encode:
@@ -297,18 +232,18 @@ class AppendSink:
                 self._work.wait()
         return None
 
-    def _take_jobs(self) -> list[_Job]:
+    def _take_jobs(self) -> list[Job]:
         """Take what waits and fits in a buffer, whichever shards it belongs to."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         room = self._buffer_bytes
         while self._to_encode:
-            room -= self._most_bytes[self._to_encode[0].place.position]
+            room -= self._piece_bytes[self._to_encode[0].place.position]
             if jobs and room < 0:
                 break
             jobs.append(self._to_encode.popleft())
         return jobs
 
-    def _next_to_write(self) -> _Batch | None:
+    def _next_to_write(self) -> Batch | None:
         with self._lock:
             while self._error is None:
                 if self._to_write and self._to_write[0].is_encoded:
@@ -339,9 +274,3 @@ class AppendSink:
     def _wake_all(self) -> None:
         for condition in (self._work, self._encoded, self._room):
             condition.notify_all()
-
-
-def _most_bytes(layout: Layout, block: int) -> int:
-    """Bytes of a buffer that a piece needs at most, in a shard of its own."""
-    chunks = layout.chunks_per_piece * most_bytes(layout.chunk_bytes)
-    return chunks + tail_bytes(layout.n_chunks, block) + DIRECT_BLOCK

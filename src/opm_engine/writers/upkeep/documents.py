@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers import reading
-from opm_engine.writers.layout import Layout
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import NAME, read_attributes
+from opm_engine.writers.shards.layout import Layout
 
 WRONG = (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What reading a document raises that is missing, torn or says something else."""

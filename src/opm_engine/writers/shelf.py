@@ -16,23 +16,20 @@ from typing import Any, NamedTuple, Self
 import numpy.typing as npt
 
 from opm_engine.plan import Place
-from opm_engine.writers import shard_file, shard_index
-from opm_engine.writers.appender import N_ENCODERS, SPARE_BUFFERS, AppendSink
-from opm_engine.writers.encoding import most_bytes
-from opm_engine.writers.layout import Layout
-from opm_engine.writers.open_shards import shard_path
-from opm_engine.writers.pieces import ShardKey
 from opm_engine.writers.reading import array_folders, codec_of, layouts_of_store
-from opm_engine.writers.shard_file import tail_bytes
-from opm_engine.writers.sink import Codec, Sink
-from opm_engine.writers.sinks import DIRECT_BYTES
-from opm_engine.writers.whole_shards import WholeShardSink
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.appender import n_buffers
+from opm_engine.writers.shards.encoding import most_bytes
+from opm_engine.writers.shards.file import tail_bytes
+from opm_engine.writers.shards.layout import Layout, ShardKey, shard_path
+from opm_engine.writers.shards.sink import Codec
+from opm_engine.writers.shards.sinks import block_for, make_sink
 
 Slab = tuple[int, npt.NDArray[Any]]
 """First row along Y, and pixels (Z, rows, X)."""
 
 
-class Shard(NamedTuple):
+class VolumeShard(NamedTuple):
     """One file: rows ``first_row`` to ``stop_row`` along Y of a volume, all of Z."""
 
     place: Place
@@ -52,7 +49,7 @@ class Shelf:
     layouts : tuple of Layout
     codec : {"lz4", "zstd", "none"}
     block : int or None
-        As `shard_file.probe` returned it: None writes shards by tensorstore.
+        As `block_for` found it: None writes shards by tensorstore.
     """
 
     folders: tuple[Path, ...]
@@ -70,40 +67,39 @@ class Shelf:
             If nothing can be written there.
         """
         folders, layouts = array_folders(store), layouts_of_store(store)
-        block = shard_file.probe(folders[0])
-        smallest = min(x.chunks_per_piece * x.chunk_bytes for x in layouts)
-        if block is not None and smallest < DIRECT_BYTES:
-            block = shard_index.BOUNDARY
+        block = block_for(folders[0], layouts)
         return cls(tuple(folders), tuple(layouts), codec_of(folders[0]), block)
 
-    def shards_of(self, place: Place) -> Iterator[Shard]:
+    def shards_of(self, place: Place) -> Iterator[VolumeShard]:
         """Yield the shards of one volume."""
         layout = self.layouts[place.position]
         n_y, rows = layout.shape[3], layout.shard[3]
         for number, first_row in enumerate(range(0, n_y, rows)):
             key = place.t, place.channel, 0, number, 0
-            yield Shard(place, key, first_row, min(first_row + rows, n_y))
+            yield VolumeShard(place, key, first_row, min(first_row + rows, n_y))
 
     def n_shards_of(self, place: Place) -> int:
         """Return how many shards a volume has."""
         return self.layouts[place.position].grid[3]
 
-    def is_whole(self, shard: Shard) -> bool:
+    def is_whole(self, shard: VolumeShard) -> bool:
         """Whether all of a shard can be read."""
         layout = self.layouts[shard.place.position]
         try:
-            table = shard_index.read(self._path(shard), layout.n_chunks)
+            table = index.read(self._path(shard), layout.n_chunks)
         except (FileNotFoundError, ValueError):
             return False
-        n_there = int((table[:, 0] != shard_index.ABSENT).sum())
+        n_there = int((table[:, 0] != index.ABSENT).sum())
         return n_there == layout.n_chunks_of(shard.key)
 
-    def write(self, shard: Shard, slabs: Iterable[Slab], budget_bytes: int) -> None:
+    def write(
+        self, shard: VolumeShard, slabs: Iterable[Slab], budget_bytes: int
+    ) -> None:
         """Write a shard; what was there of it is written anew.
 
         Parameters
         ----------
-        shard : Shard
+        shard : VolumeShard
         slabs : iterable of (first row, pixels)
             In any order, together all of the shard. Rows count along the volume.
         budget_bytes : int
@@ -116,7 +112,16 @@ class Shelf:
         """
         path = self._path(shard)
         path.unlink(missing_ok=True)
-        with closing(self._sink(shard.place.position, budget_bytes)) as sink:
+        position = shard.place.position
+        sink = make_sink(
+            self.block,
+            [self.folders[position]],
+            [self.layouts[position]],
+            self.codec,
+            _NoJournal(),
+            budget_bytes=budget_bytes,
+        )
+        with closing(sink):
             for first_row, slab in slabs:
                 sink.put_slab(shard.place._replace(position=0), first_row, slab)
 
@@ -125,28 +130,12 @@ class Shelf:
         layout = self.layouts[position]
         if self.block is None:  # held and encoded whole
             return 2 * layout.n_chunks * layout.chunk_bytes
-        n_encoders = N_ENCODERS[self.codec]
-        n_buffers = n_encoders + SPARE_BUFFERS + n_encoders * (self.codec != "none")
         piece = layout.chunks_per_piece * most_bytes(layout.chunk_bytes)
-        return (n_buffers + 1) * piece + tail_bytes(layout.n_chunks, self.block)
+        tail = tail_bytes(layout.n_chunks, self.block)
+        return (n_buffers(self.codec) + 1) * piece + tail
 
-    def _path(self, shard: Shard) -> Path:
+    def _path(self, shard: VolumeShard) -> Path:
         return shard_path(self.folders[shard.place.position], shard.key)
-
-    def _sink(self, position: int, budget_bytes: int) -> Sink:
-        folders, layouts = [self.folders[position]], [self.layouts[position]]
-        if self.block is None:
-            return WholeShardSink(
-                folders, layouts, _NoJournal(), budget_bytes=budget_bytes
-            )
-        return AppendSink(
-            folders,
-            layouts,
-            self.codec,
-            _NoJournal(),
-            block=self.block,
-            budget_bytes=budget_bytes,
-        )
 
 
 class _NoJournal:

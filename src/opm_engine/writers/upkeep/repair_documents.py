@@ -12,20 +12,21 @@ from itertools import islice
 from pathlib import Path
 
 from opm_engine.plan import BLOCK, Stream
-from opm_engine.writers import metadata, shard_index
-from opm_engine.writers.documents import (
+from opm_engine.writers import metadata
+from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.node import read_attributes, write_node
+from opm_engine.writers.reading import codec_of
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.layout import Layout, array_shapes, layouts
+from opm_engine.writers.shards.sink import Codec
+from opm_engine.writers.store import array_document, image_path
+from opm_engine.writers.upkeep.documents import (
     WRONG,
     NotAStoreError,
     checked_group,
     checked_layout,
 )
-from opm_engine.writers.inventory import Shard, all_files, shards_of
-from opm_engine.writers.layout import Layout, array_shapes, layouts
-from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_attributes, write_node
-from opm_engine.writers.reading import codec_of
-from opm_engine.writers.sink import Codec
-from opm_engine.writers.store import array_document, image_path
+from opm_engine.writers.upkeep.files import StoredShard, all_files, shards_of
 
 N_TRIED = 3
 """Shards of an array that are looked at to find out how it is cut."""
@@ -131,10 +132,10 @@ def _ways_to_cut(stream: Stream, position: int, beside: list[Path]) -> Iterator[
         yield replace(usual, shard=(t, c, min(n_planes, usual.shape[2]), y, x))
 
 
-def _codec_if_cut_so(shard: Shard, layout: Layout) -> Codec | None:
+def _codec_if_cut_so(shard: StoredShard, layout: Layout) -> Codec | None:
     """Return how the chunks of a shard are compressed; None if it is cut otherwise."""
-    table, _ = shard_index.recover(shard.path, layout.n_chunks)
-    there = table[table[:, 0] != shard_index.ABSENT]
+    table, _ = index.recover(shard.path, layout.n_chunks)
+    there = table[table[:, 0] != index.ABSENT]
     if not len(there):
         return None
     offset, n_bytes = there[0].tolist()

@@ -6,50 +6,34 @@ with it. Reads files only; writes none.
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from opm_engine.plan import Stream
-from opm_engine.writers import shard_index
-from opm_engine.writers.documents import (
+from opm_engine.writers.journal import FRAMES
+from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.shards import index
+from opm_engine.writers.shards.layout import Layout, ShardKey, items
+from opm_engine.writers.upkeep.documents import (
     WRONG,
     NotAStoreError,
     checked_layout,
     described,
 )
-from opm_engine.writers.journal import FRAMES
-from opm_engine.writers.layout import Layout, items
-from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.upkeep.files import (
+    UNFINISHED,
+    StoredShard,
+    all_files,
+    shards_of,
+)
 
-UNFINISHED = (".new", ".partial", ".__lock")
-"""Endings of files that have another name once they are complete."""
-
-Key = tuple[int, int, int, int, int]
 Bools = npt.NDArray[np.bool_]
 Kind = Literal["planes", "volumes"]
-
-
-class File(NamedTuple):
-    """A file somewhere in a store."""
-
-    path: Path
-    n_bytes: int
-
-
-class Shard(NamedTuple):
-    """A file of chunks: its place in the grid, where it lies, and its size."""
-
-    key: Key
-    path: Path
-    n_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +52,10 @@ class ImageInventory:
     chunks : (T, C, Z, Y) bool
         Which chunks, counted along each axis, can be read. T is what the metadata say
         or what is there, if that is more.
-    shards : tuple of Shard
-    torn : tuple of Shard
+    shards : tuple of StoredShard
+    torn : tuple of StoredShard
         Those whose last index is not whole. Nothing in them can be read before repair.
-    strays : tuple of Shard
+    strays : tuple of StoredShard
         Those that lie outside the image; they count for nothing.
     journal_lines : int
     """
@@ -81,9 +65,9 @@ class ImageInventory:
     kind: Kind
     layout: Layout
     chunks: Bools
-    shards: tuple[Shard, ...]
-    torn: tuple[Shard, ...]
-    strays: tuple[Shard, ...]
+    shards: tuple[StoredShard, ...]
+    torn: tuple[StoredShard, ...]
+    strays: tuple[StoredShard, ...]
     journal_lines: int
 
     @cached_property
@@ -217,24 +201,14 @@ def n_times_of(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int
 
 
 def mark(
-    chunks: Bools, layout: Layout, key: Key, table: npt.NDArray[np.uint64]
+    chunks: Bools, layout: Layout, key: ShardKey, table: npt.NDArray[np.uint64]
 ) -> None:
     """Note in ``chunks`` (T, C, Z, Y) what the index of a shard says."""
     per_z, per_y = layout.chunks_per_shard
     t, c, z, y, _ = key
     part = chunks[t, c, z * per_z : (z + 1) * per_z, y * per_y : (y + 1) * per_y]
-    there = (table[:, 0] != shard_index.ABSENT).reshape(per_z, per_y)
+    there = (table[:, 0] != index.ABSENT).reshape(per_z, per_y)
     part[:] = there[: part.shape[0], : part.shape[1]]
-
-
-def all_files(folder: Path) -> Iterator[File]:
-    """Find every file below a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from all_files(Path(entry.path))
-            else:
-                yield File(Path(entry.path), entry.stat().st_size)
 
 
 def _kind(block: dict[str, Any], layout: Layout) -> Kind:
@@ -244,7 +218,7 @@ def _kind(block: dict[str, Any], layout: Layout) -> Kind:
 
 
 def _image(
-    position: int, folder: Path, layout: Layout, kind: Kind, files: list[Shard]
+    position: int, folder: Path, layout: Layout, kind: Kind, files: list[StoredShard]
 ) -> ImageInventory:
     shards = [shard for shard in files if _lies_inside(shard.key, layout)]
     n_times = max([layout.shape[0], *(shard.key[0] + 1 for shard in shards)])
@@ -253,7 +227,7 @@ def _image(
     torn = []
     for shard in shards:
         try:
-            table = shard_index.read(shard.path, layout.n_chunks)
+            table = index.read(shard.path, layout.n_chunks)
         except ValueError:
             torn.append(shard)
         else:
@@ -271,21 +245,9 @@ def _image(
     )
 
 
-def _lies_inside(key: Key, layout: Layout) -> bool:
+def _lies_inside(key: ShardKey, layout: Layout) -> bool:
     """Whether an image has such a shard; its time axis may have grown."""
     return all(n < size for n, size in zip(key[1:], layout.grid[1:], strict=True))
-
-
-def shards_of(store: Path, files: Iterable[File]) -> dict[Path, list[Shard]]:
-    """Sort those files that are shards by the folder of their array."""
-    found = defaultdict(list)
-    for path, n_bytes in files:
-        parts = path.relative_to(store).parts
-        if parts[-6:-5] == ("c",) and all(part.isdecimal() for part in parts[-5:]):
-            t, c, z, y, x = map(int, parts[-5:])
-            array = store.joinpath(*parts[:-6])
-            found[array].append(Shard((t, c, z, y, x), path, n_bytes))
-    return found
 
 
 def _announced(

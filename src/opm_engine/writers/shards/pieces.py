@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from opm_engine.plan import Place
-from opm_engine.writers.layout import Layout
-
-ShardKey = tuple[int, int, int, int, int]
+from opm_engine.writers.shards.layout import Layout, ShardKey
 
 
 class Piece(NamedTuple):
@@ -38,22 +36,25 @@ class Piece(NamedTuple):
     first: tuple[int, int]
 
 
-def of_plane(layout: Layout, place: Place, plane: npt.NDArray[Any]) -> Piece:
-    """Return the only piece of a plane (rows, columns)."""
-    key, number = layout.locate(place.t, place.channel, place.plane, 0)
-    return Piece(key, [number], [plane[None]], (place.plane, 0))
-
-
-def of_slab(
-    layout: Layout, place: Place, first_row: int, slab: npt.NDArray[Any]
-) -> Iterator[Piece]:
-    """Cut rows (Z, rows, X) of a volume, or all of it.
+def cut(
+    layout: Layout, place: Place, first_row: int, pixels: npt.NDArray[Any]
+) -> list[Piece]:
+    """Cut a plane (rows, columns), or rows (Z, rows, X) of a volume from a row on.
 
     Raises
     ------
     ValueError
-        If the rows do not begin and end where chunks do.
+        If the rows of a volume do not begin and end where chunks do.
     """
+    if pixels.ndim == 3:
+        return list(_of_volume(layout, place, first_row, pixels))
+    key, number = layout.locate(place.t, place.channel, place.plane, 0)
+    return [Piece(key, [number], [pixels[None]], (place.plane, 0))]
+
+
+def _of_volume(
+    layout: Layout, place: Place, first_row: int, slab: npt.NDArray[Any]
+) -> Iterator[Piece]:
     n_z, chunk_z = layout.shape[2], layout.chunk[2]
     chunk_y, stop = layout.chunk[3], first_row + slab.shape[1]
     if first_row % chunk_y or (stop % chunk_y and stop != layout.shape[3]):

@@ -1,7 +1,7 @@
 """How an image is cut into shards and chunks.
 
 Separate, and pure, because the writer, the repair of what a crash left and the
-reprocessing of stored scans must agree on it. Knows no files.
+reprocessing of stored scans must agree on it. Knows what files are called; opens none.
 
 A shard is a file, a chunk the smallest piece that is compressed and read. Planes: one
 plane is a chunk, planes of one volume share a shard. Volumes: a chunk is a brick that
@@ -14,10 +14,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from opm_engine.plan import Place, Stream
+from opm_engine.plan import Stream
+
+Shape = tuple[int, int, int, int, int]
+"""(t, c, z, y, x)."""
+
+ShardKey = tuple[int, int, int, int, int]
+"""Where a shard lies in the grid of an image: (t, c, z, y, x)."""
 
 SHARD_BYTES = 64 * 2**20
 """Largest shard of planes by default, uncompressed; one plane may be larger."""
@@ -52,9 +59,9 @@ class Layout:
     dtype : str
     """
 
-    shape: tuple[int, int, int, int, int]
-    shard: tuple[int, int, int, int, int]
-    chunk: tuple[int, int, int, int, int]
+    shape: Shape
+    shard: Shape
+    chunk: Shape
     dtype: str
 
     @cached_property
@@ -79,14 +86,14 @@ class Layout:
         return math.prod(self.chunk) * np.dtype(self.dtype).itemsize
 
     @cached_property
-    def grid(self) -> tuple[int, int, int, int, int]:
+    def grid(self) -> Shape:
         """Number of shards along each axis."""
         t, c, z, y, x = (
             -(-size // part) for size, part in zip(self.shape, self.shard, strict=True)
         )
         return t, c, z, y, x
 
-    def n_chunks_of(self, key: tuple[int, int, int, int, int]) -> int:
+    def n_chunks_of(self, key: ShardKey) -> int:
         """Return how many chunks of the shard at a place of the grid hold pixels."""
         return math.prod(
             -(-min(part, size - number * part) // chunk)
@@ -95,9 +102,7 @@ class Layout:
             )
         )
 
-    def locate(
-        self, t: int, channel: int, z: int, y: int
-    ) -> tuple[tuple[int, int, int, int, int], int]:
+    def locate(self, t: int, channel: int, z: int, y: int) -> tuple[ShardKey, int]:
         """Return the shard (in the grid) of a pixel row, and its chunk in the shard."""
         shard_z, shard_y = z // self.shard[2], y // self.shard[3]
         in_z = (z % self.shard[2]) // self.chunk[2]
@@ -133,7 +138,7 @@ def layouts(
     ]
 
 
-def array_shapes(stream: Stream) -> list[tuple[int, int, int, int, int]]:
+def array_shapes(stream: Stream) -> list[Shape]:
     """Shape (t, c, z, y, x) of the array of each position."""
     *depth, n_rows, n_columns = stream.shape
     here = [position.n_planes or stream.n_planes for position in stream.positions]
@@ -157,11 +162,9 @@ def items(stream: Stream) -> int:
     return stream.n_times * per_time
 
 
-def place_name(stream: Stream, place: Place) -> str:
-    """Name an item for people: ``t=0, p=0, c=1, z=5``, of volumes without z."""
-    site = stream.positions[place.position]
-    where = f"t={place.t}, p={site.p}, c={place.channel}"
-    return where if stream.kind == "volumes" else f"{where}, z={place.plane}"
+def shard_path(array: Path, key: ShardKey) -> Path:
+    """Return the file of a shard, in the folder of its array."""
+    return array.joinpath("c", *map(str, key))
 
 
 def _planes_per_shard(stream: Stream, shard_bytes: int) -> int:
@@ -175,9 +178,7 @@ def _planes_per_shard(stream: Stream, shard_bytes: int) -> int:
     return math.ceil(n_z / n_shards)
 
 
-def _of_volumes(
-    shape: tuple[int, int, int, int, int], stream: Stream, shard_bytes: int
-) -> Layout:
+def _of_volumes(shape: Shape, stream: Stream, shard_bytes: int) -> Layout:
     n_z, n_y, n_x = shape[2:]
     itemsize = np.dtype(stream.dtype).itemsize
     chunk_y = min(stream.slab_rows or BRICK_ROWS, n_y)

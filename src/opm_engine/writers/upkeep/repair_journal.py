@@ -6,7 +6,6 @@ the journal's lines (`reading.read_frames`), not what most of what they tell mea
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -18,15 +17,21 @@ from typing import Any
 import numpy as np
 
 from opm_engine.plan import Stream
-from opm_engine.writers.inventory import Bools, ImageInventory
-from opm_engine.writers.journal import COMMON, FRAMES, INDEX, TAGS
+from opm_engine.writers.journal import (
+    COMMON,
+    FRAMES,
+    INDEX,
+    TAGS,
+    from_line,
+    to_line,
+)
 from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.upkeep.inventory import Bools, ImageInventory
 
 RECOVERED = "recovered"
 """Of a frame: it is there, and at least a part of what was known of it is lost."""
 
-
-_COMMON_BEGINS = json.dumps({COMMON: {}}, separators=(",", ":")).encode()[:-2]
+_COMMON_BEGINS = to_line({COMMON: {}}).removesuffix(b"}}\n")
 """How the line begins that says what those after it have in common."""
 
 
@@ -124,7 +129,7 @@ def _judged(
         for line in lines:
             if not line.endswith(b"\n"):
                 return
-            entry = _parsed(line)
+            entry = _checked(line)
             if not entry:
                 has_common &= not line.startswith(_COMMON_BEGINS)
                 yield line, _Kind.UNREADABLE
@@ -140,14 +145,9 @@ def _judged(
                     yield line, _Kind.FRAME if has_common else _Kind.PARTIAL
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _checked(line: bytes) -> dict[str, Any]:
     """Return what a line tells; nothing, unless it is one that a journal has."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    if not isinstance(entry, dict):
-        return {}
+    entry = from_line(line)
     record = entry.get(COMMON, entry)
     is_told = isinstance(record, dict) and _is_index(entry.get(INDEX, {}))
     if not is_told or not {COMMON, INDEX} & entry.keys():
@@ -179,7 +179,7 @@ def _rewrite(path: Path, image: ImageInventory, stream: Stream) -> None:
     with new.open("wb") as kept:
         for line, kind in _judged(path, image, stream, told):
             if kind is _Kind.PARTIAL and not is_marked:
-                kept.write(_line({COMMON: {RECOVERED: True}}))
+                kept.write(to_line({COMMON: {RECOVERED: True}}))
             is_marked = kind is _Kind.PARTIAL or (is_marked and kind in _DROPPED)
             if kind not in _DROPPED:
                 kept.write(line)
@@ -198,8 +198,4 @@ def _add(path: Path, stream: Stream, position: int, items: list[list[int]]) -> N
             index["z"] = plane[0]
         lines.append({INDEX: index, RECOVERED: True})
     with path.open("ab") as journal:
-        journal.writelines(map(_line, lines))
-
-
-def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
+        journal.writelines(map(to_line, lines))

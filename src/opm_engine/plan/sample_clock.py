@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from opm_engine.geometry import EPSILON
-from opm_engine.plan.parts import PlannedChannel, Sampling
+from opm_engine.plan.parts import PlannedChannel, SampleClock
 from opm_engine.plan.settings import PlanError
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ RAMP_RESOLUTION = 20
 MAX_PERIOD_SAMPLES = 20_000_000
 
 
-def edges_only(timing: CameraTiming) -> Sampling:
+def edges_only(timing: CameraTiming) -> SampleClock:
     """Two samples per frame, one at each end of the window."""
-    return Sampling(samples_per_frame=2, sample_ms=timing.window_ms, n_window=1)
+    return SampleClock(samples_per_frame=2, sample_ms=timing.window_ms, n_window=1)
 
 
 def clocked(
     timing: CameraTiming, wanted_ms: float, line_ms: float, where: str
-) -> Sampling:
+) -> SampleClock:
     """Samples of the board's clock, from the start of each window on.
 
     Parameters
@@ -79,7 +79,7 @@ def clocked(
     sample_ms = min(max(wanted_ms, MIN_SAMPLE_MS), room_ms, window_ms)
     n_window = math.ceil(window_ms / sample_ms - EPSILON)
     sample_ms = round(math.floor(window_ms / n_window / TICK_MS + EPSILON) * TICK_MS, 5)
-    return Sampling(
+    return SampleClock(
         samples_per_frame=math.floor((timing.period_ms - REARM_MS) / sample_ms),
         sample_ms=sample_ms,
         n_window=n_window,
@@ -97,7 +97,7 @@ def refit(channel: PlannedChannel, timing: CameraTiming) -> PlannedChannel:
     window_ms = timing.window_ms - spare_ms + EPSILON
     n_window = min(old.n_window, math.floor(window_ms / old.sample_ms))
     room = math.floor((timing.period_ms - REARM_MS) / old.sample_ms + EPSILON)
-    sampling = Sampling(
+    sampling = SampleClock(
         samples_per_frame=max(min(old.samples_per_frame, room), n_window + 1),
         sample_ms=old.sample_ms,
         n_window=n_window,

@@ -313,6 +313,25 @@ def test_stop_is_heard_while_waiting_for_a_trigger(bench: Bench) -> None:
     assert bench.board.rises("PFI0") == rises
 
 
+def test_others_may_ask_whether_it_runs(bench: Bench) -> None:
+    core, over = bench.core, threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            core.isSequenceRunning()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(60):
+            core.startSequenceAcquisition(1000, 0, True)
+            assert core.isSequenceRunning()
+            core.stopSequenceAcquisition()
+    finally:
+        over.set()
+        asking.join()
+
+
 def test_stop_is_heard_while_nobody_takes_the_frames(bench: Bench) -> None:
     rises = bench.board.rises("PFI0")
     frames = bench.camera.start_sequence(50, np.empty)

@@ -1,12 +1,14 @@
 """`SimulatedCore`: MMCore with the simulated devices loaded.
 
 Separate from the devices because it works around what `UniMMCore` lacks: a way to
-tell the camera to stop, a ring that holds whole frames, a clean end. Knows no engine.
+tell the camera to stop, from any thread; a ring that holds whole frames; a clean end.
+Knows no engine.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -66,6 +68,25 @@ class SimulatedCore(AutofocusCore):
     simulated_o3: SimulatedO3 | None = None
     _ring_mb = DEFAULT_RING_MB
     _snapped: Sequence[NDArray[Any]] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._stopping = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def isSequenceRunning(self, cameraLabel: str | None = None) -> bool:
+        """Whether it runs or is being started; from any thread.
+
+        `UniMMCore` forgets a sequence if another thread asks while it is started.
+        """
+        if self._py_camera(cameraLabel) is None:
+            label = () if cameraLabel is None else (cameraLabel,)
+            return super().isSequenceRunning(*label)
+        thread = self._acquisition_thread
+        return thread is not None and (thread.ident is None or thread.is_alive())
+
+    def _stop_acquisition_thread(self, timeout: float | None = 2) -> None:
+        with self._stopping:  # or one of two threads finds nothing to wait for
+            super()._stop_acquisition_thread(timeout)
 
     def stopSequenceAcquisition(self, cameraLabel: str | None = None) -> None:
         """Stop the camera first, else its generator blocks the core for 2 s."""

@@ -3,8 +3,9 @@
 Run ``python benchmarks/deskew.py``; ``--json`` prints one JSON object instead of a
 table, ``--quick`` deskews a small stack, which only shows that everything runs. All
 on one thread, in one process: each round measures everything once, one after the
-other. Figures are medians over rounds; ratios are medians of the rounds' own ratios, so
-that whatever else the machine does meanwhile falls on both.
+other, what is much slower in the first two alone. Figures are medians over rounds;
+ratios are medians of the rounds' own, so that whatever else the machine does meanwhile
+falls on both.
 
 ``streaming``    plane by plane through `Deskewer`, which gives slabs away as they are
                  complete, as it does in a run without a handler of whole volumes.

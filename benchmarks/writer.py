@@ -117,7 +117,7 @@ def paced(scene: Scene, codec: Codec, gb_per_s: float) -> dict[str, float]:
             began_s = time.perf_counter()
             sink.put(place_of(i), scene.frame(i), LINE)
             taken_ms.append((time.perf_counter() - began_s) * 1000)
-            behind.append(i - sink.acknowledged)
+            behind.append(i + 1 - sink.acknowledged)
             due_s += interval_s
         sink.close()
     return {

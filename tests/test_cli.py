@@ -151,6 +151,22 @@ def test_run(small: Path) -> None:
     assert read(out / "raw.ome.zarr").shape == (1, 2, 5, 208, 32)
 
 
+MICROSCOPES = {
+    "run": ("demo", "pattern", "replay:STORE"),
+    "check": ("demo", "pattern"),
+    "calibrate": ("demo", "pattern"),
+}
+
+
+@pytest.mark.parametrize("command", MICROSCOPES)
+def test_help_names_all_microscopes(
+    command: str, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    _, stdout, _ = here(command, "--help")
+    assert [name for name in MICROSCOPES[command] if f'"{name}"' not in stdout] == []
+
+
 def test_init(tmp_path: Path) -> None:
     assert opm_engine("init", "M.toml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "M.toml").read_text("utf-8") == template("instrument")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from opm_engine.writers.reading import read_frames
 from opm_engine.writers.scene import rewrite_as_scene
 from opm_engine.writers.shards.sink import Codec
 from opm_engine.writers.upkeep.documents import NotAStoreError
+from opm_engine.writers.upkeep.files import StoredShard
 from opm_engine.writers.upkeep.info import describe_store
 from opm_engine.writers.upkeep.inventory import inventory
 from opm_engine.writers.upkeep.repair import RepairReport, repair
@@ -95,10 +97,10 @@ def assert_sound(store: Path, stream: Stream, report: RepairReport) -> None:
 
 
 def assert_repeats(store: Path, report: RepairReport) -> None:
-    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in store.rglob("*")}
     again = repair(store)
     assert again == RepairReport(**{**report.as_json(), "repaired": []})
-    assert before == {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    assert before == {path: path.lstat().st_mtime_ns for path in store.rglob("*")}
 
 
 # ---- one thing wrong at a time -------------------------------------------------------
@@ -154,6 +156,47 @@ def image(store: Path) -> Path:
 def add_level(store: Path) -> None:
     image = journal(store).parent.parent
     shutil.copytree(image / "0", image / "1")
+
+
+def level_of(text: str) -> Callable[[Path], None]:
+    def make(store: Path) -> None:
+        (image(store) / "1").mkdir()
+        (image(store) / "1/zarr.json").write_text(text)
+
+    return make
+
+
+def half_a_level(store: Path) -> None:
+    add_level(store)
+    (image(store) / "1/zarr.json").unlink()
+    (image(store) / "1/frames.jsonl").unlink()
+
+
+def to_a_folder(store: Path) -> None:
+    path = journal(store)
+    path.unlink()
+    path.mkdir()
+
+
+def to_a_dead_link(store: Path) -> None:
+    path = shards(store)[0]
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def set_n_times(store: Path, n_times: int) -> None:
+    for path in store.glob("**/0/zarr.json"):
+        document = json.loads(path.read_text())
+        if document["node_type"] == "array":
+            document["shape"][0] = n_times
+            path.write_text(json.dumps(document))
+
+
+def needs_repair(store: Path) -> bool:
+    try:
+        return bool(describe_store(store)["needs_repair"])
+    except NotAStoreError:  # the metadata of its only image are gone
+        return True
 
 
 class Fault(NamedTuple):
@@ -222,6 +265,32 @@ FAULTS = {
     "level-just-begun": Fault(
         lambda store: Path.mkdir(image(store) / "1"), ("level 1",)
     ),
+    "level-torn": Fault(level_of('{"a'), ("level 1",)),
+    "level-of-nothing": Fault(level_of("{}"), ("level 1",)),
+    "level-of-a-list": Fault(level_of("[]"), ("level 1",)),
+    "level-half-removed": Fault(half_a_level, ("level 1",)),
+    "level-half-begun": Fault(
+        lambda store: (
+            Path.mkdir(image(store) / "1"),
+            append(image(store) / "1/.zarr.json.new", b"{"),
+        ),
+        ("never finished", "level 1"),
+    ),
+    "a-group-of-others": Fault(level_of('{"node_type": "group"}'), ()),
+    "a-folder-of-lines": Fault(to_a_folder, ("it is no file", "added")),
+    "a-shard-that-leads-nowhere": Fault(
+        to_a_dead_link, ("leads nowhere", "dropped"), loses=True
+    ),
+    "room-for-more": Fault(
+        lambda store: set_n_times(store, 8), ("number of time points to 2",)
+    ),
+    "room-for-too-many": Fault(
+        lambda store: set_n_times(store, 10**12), ("number of time points to 2",)
+    ),
+    "lines-of-garbage": Fault(
+        lambda store: journal(store).write_bytes(b"\xff\xfe\n[]\n{}\n"),
+        ("dropped 3 lines", "added"),
+    ),
     "index-of-words": Fault(add_line({"index": {"t": "a"}}), ("cannot be read",)),
     "index-of-a-list": Fault(add_line({"index": [1, 2]}), ("cannot be read",)),
     "index-between": Fault(add_line({"index": {"t": 0.5}}), ("cannot be read",)),
@@ -254,6 +323,7 @@ def test_repairs(
     store = shutil.copytree(stores(kind, backend), tmp_path / "x.ome.zarr")
     case, stream = FAULTS[fault], STREAMS[kind]
     case.inject(store)
+    assert needs_repair(store) == bool(case.says)
     report = repair(store)
     assert len(report.repaired) == len(case.says), report.repaired
     for said, expected in zip(report.repaired, case.says, strict=True):
@@ -418,6 +488,74 @@ def test_files_outside_the_image(stores: Stores, tmp_path: Path) -> None:
     assert describe_store(store)["strays"] == ["0/0/c/0/9/0/0/0"]
 
 
+def test_time_points_beyond_the_end(stores: Stores, tmp_path: Path) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    name = "0/0/c/99999999/0/0/0/0"
+    (store / name).parent.mkdir(parents=True)
+    shutil.copy(shards(store)[0], store / name)
+    before = describe_store(store)
+    report = repair(store)
+    assert (before["is_whole"], before["strays"]) == (True, [name])
+    assert (report.frames_missing, report.repaired) == (0, [])
+    assert report.left == [f"{name} lies outside the image"]
+
+
+def test_shards_are_not_compared(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be many thousands: each with each other takes minutes."""
+    compared: list[object] = []
+    monkeypatch.setattr(StoredShard, "__eq__", lambda *shards: compared.append(shards))
+    assert inventory(stores("planes")).is_whole
+    assert not compared
+
+
+def test_what_millions_of_missing_frames_take(stores: Stores, tmp_path: Path) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    edit(store, lambda block: block["stream"].update(n_times=100_000))
+    n_planes = n_items(PLANES) // 2 * 100_000
+    tracemalloc.start()
+    try:
+        found = describe_store(store)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found["frames_missing"] == n_planes - n_items(PLANES)
+    assert found["missing"][0] == "t=2, p=0, c=0, z=0"
+    assert len(found["missing"]) == 20
+    assert most_bytes < 10 * n_planes
+
+
+def edit(
+    store: Path, change: Callable[[dict[str, Any]], object], name: str = ""
+) -> None:
+    """Change our block of a group."""
+    path = store / name / "zarr.json"
+    document = json.loads(path.read_text())
+    change(document["attributes"]["opm_engine"])
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("flags", ["x", [{"t": 0}], [1], 5], ids=repr)
+def test_flags_that_cannot_be_read(
+    flags: object, stores: Stores, tmp_path: Path
+) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    edit(store, lambda block: block.update(flags=flags), "1")
+    found = describe_store(store)
+    assert found["flags"] == [{"p": 1, "message": "the flags of 1 cannot be read"}]
+    assert found["is_whole"]
+
+
+@pytest.mark.parametrize("settings", ["q", {}, None, [1]], ids=repr)
+def test_settings_that_say_nothing(
+    settings: object, stores: Stores, tmp_path: Path
+) -> None:
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    edit(store, lambda block: block.update(settings=settings))
+    assert "mode" not in describe_store(store)["scan"]
+
+
 def test_what_is_cut_off_is_kept(stores: Stores, tmp_path: Path) -> None:
     """Twice: what was kept before is not written over."""
     store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
@@ -454,19 +592,31 @@ def test_time_points_are_those_that_came(stores: Stores, tmp_path: Path) -> None
     for at in sent:
         send(writer, stream, at)
     writer.sequenceFinished(SEQUENCE)
-    for array in store.glob("*/0/zarr.json"):
-        document = json.loads(array.read_text())
-        assert document["shape"][0] == 5
-        document["shape"][0] = 8  # room for more, as while it ran
-        array.write_text(json.dumps(document))
-    assert inventory(store).frames_missing == 0
+    assert inventory(store).is_whole
+    set_n_times(store, 8)  # room for more, as while it ran
+    found = inventory(store)
+    assert (found.frames_missing, found.needs_repair, found.is_whole) == (
+        0,
+        True,
+        False,
+    )
     report = repair(store)
     assert report.repaired == ["set the number of time points to 5"]
     assert report.frames_present == len(sent)
     assert report.frames_missing == 0
     assert_repeats(store, report)
-    found = {a.shape[0] for g in images(store, stream) for _, a in g.arrays()}
-    assert found == {5}
+    assert inventory(store).is_whole
+    lengths = {a.shape[0] for g in images(store, stream) for _, a in g.arrays()}
+    assert lengths == {5}
+
+
+def test_a_list_of_events_may_have_grown(stores: Stores, tmp_path: Path) -> None:
+    """It announces no end, and its arrays grow before their shards."""
+    store = shutil.copytree(stores("planes"), tmp_path / "x.ome.zarr")
+    edit(store, lambda block: block["stream"].update(n_times=1))
+    report = repair(store)
+    assert (report.frames_present, report.frames_missing) == (n_items(PLANES), 0)
+    assert (report.repaired, report.left) == ([], [])
 
 
 # ---- what is refused -----------------------------------------------------------------

@@ -38,7 +38,7 @@ from stored import (
     summary_of,
     two_cameras,
 )
-from twins import Breaks, Broken, Collect, microscope, opened
+from twins import Breaks, Broken, Collect, microscope, opened, read
 
 ONE = CASES["one-position"]
 
@@ -100,6 +100,28 @@ def test_handlers_get_what_was_told_of_each_frame(stored: Path) -> None:
     assert useq.MDASequence(**block.pop("sequence")) == ONE
     assert block == summary_of(ONE)["extra"][BLOCK]
     assert seen.summary["image_infos"][0]["plane_shape"] == (208, 16)
+
+
+@pytest.mark.parametrize("how", ["acquire", "writer", "other-writer"])
+def test_what_is_replayed_cannot_be_replaced(how: str, tmp_path: Path) -> None:
+    raw, _ = store_run(tmp_path, ONE)
+    before = read(raw)
+    assert before.any()
+    writer = OMEZarrWriter(raw, overwrite=True)
+
+    def replace(scope: ReplayScope) -> None:
+        if how == "acquire":
+            scope.acquire(scope.sequence, raw.parent, overwrite=True)
+        elif how == "writer":
+            with ThreadRelay(writer).connected(scope.core.mda):
+                scope.core.mda.run(scope.sequence)
+        else:
+            writer.sequenceStarted(ONE, summary_of(ONE))
+
+    with opened_replay(raw) as scope, pytest.raises(OSError, match="or replayed"):
+        replace(scope)
+    np.testing.assert_array_equal(read(raw), before)
+    OMEZarrWriter(raw, overwrite=True).checkSequence(ONE, summary_of(ONE))
 
 
 def test_acquire(stored: Path, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from opm_engine.reprocess import reprocess, target
 from opm_engine.reprocess.target import NOTE
 from opm_engine.reprocess.work import prepare_process
 from opm_engine.writers.lock import StoreLock
-from opm_engine.writers.reading import read_flags, read_frames
+from opm_engine.writers.reading import read_flags, read_frames, stream_of_store
+from opm_engine.writers.shelf import Shelf
 from opm_engine.writers.upkeep.info import describe_store
 from opm_engine.writers.upkeep.inventory import inventory
 from opm_engine.writers.upkeep.repair import repair
@@ -149,7 +150,11 @@ def test_several_cameras(tmp_path: Path) -> None:
         scope=two_cameras(),
         shard_bytes=SHARD_BYTES,
     )
-    assert_same(again(raw), live)
+    assert_same(again(raw), live, is_whole=False)
+    assert describe_store(live)["missing"] == [
+        "t=0, p=1, c=1: 1 of its planes",
+        "t=0, p=1, c=3: 1 of its planes",
+    ]
 
 
 def test_a_run_without_a_planned_end(tmp_path: Path) -> None:
@@ -220,7 +225,15 @@ def test_holes_as_live(name: str, missing: str, tmp_path: Path) -> None:
         tmp_path, sequence, keep=kept, shard_bytes=SHARD_BYTES, missing=missing
     )
     out = again(raw, missing=missing)
-    assert_same(out, live)
+    assert_same(out, live, is_whole=False)
+    for store in (out, live):
+        found = describe_store(store)
+        assert (found["frames_present"], found["frames_missing"]) == (2, 2)
+        assert found["volumes_incomplete"] == 2
+        assert found["missing"] == [
+            f"t=0, p=0, c=1: {len(HOLES[name])} of its planes",
+            "t=1, p=0, c=0: 1 of its planes",
+        ]
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "sequential"])
@@ -234,7 +247,28 @@ def test_a_cancelled_run_as_live(name: str, n_frames: int, tmp_path: Path) -> No
         keep=lambda index: next(count) < n_frames,
         shard_bytes=SHARD_BYTES,
     )
-    assert_same(again(raw), live, is_whole=False)  # volumes are absent
+    out = again(raw)
+    assert_same(out, live, is_whole=False)
+    assert (
+        describe_store(live)["volumes_incomplete"]
+        == describe_store(out)["volumes_incomplete"]
+        > 0
+    )
+
+
+def test_lines_that_tell_nothing_hide_no_lost_planes(tmp_path: Path) -> None:
+    _, live = store_run(tmp_path, ONE, keep=lambda at: at["z"] != 4)
+    journal = live / "0" / "frames.jsonl"
+    told = journal.read_bytes()
+    lost = b'"extra":{"deskew":{"missing_planes":[1]}}'
+    wrong = (
+        *(b"7", b'{"index":{}}', b'{"index":{"t":9},%b}' % lost),
+        *(b'{"index":[0],%b}' % lost, b'{"index":{},"extra":7}'),
+    )
+    journal.write_bytes(told + b"\n".join(wrong) + b'\n{"index":{"t"')
+    found = describe_store(live)
+    assert (found["volumes_incomplete"], found["is_whole"]) == (1, False)
+    assert found["missing"] == ["t=0, p=0, c=0: 1 of its planes"]
 
 
 def test_a_run_that_was_broken_off(tmp_path: Path) -> None:
@@ -479,8 +513,9 @@ def test_what_is_not_ours_stays(
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "jobs": ({"jobs": 0}, ValueError, "jobs must be 1 or more"),
+    "half-a-job": ({"jobs": 1.5}, ValueError, "jobs must be a whole number, not 1.5"),
     "memory": ({"memory_bytes": 10_000}, MemoryError, "memory_bytes: .* GB were given"),
-    "option": ({"voxels": 1}, TypeError, "voxels"),
+    "option": ({"zbin": 2}, TypeError, "no option zbin; .* voxel_size_um, .* z_bin, "),
     "voxels": ({"voxel_size_um": -1}, ValueError, "voxel_size_um"),
     "codec": ({"codec": "gzip"}, ValueError, "codec"),
 }
@@ -493,6 +528,39 @@ def test_nonsense_is_refused(
     how, kind, message = REFUSED[name]
     with pytest.raises(kind, match=message):
         reprocess(stored[0], tmp_path / OUT, **how)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_memory_what_is_there_stays(
+    stored: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Refused, it has begun nothing and removed nothing."""
+    out = tmp_path / OUT
+    shutil.copytree(stored[1], out)
+    before = files(out)
+    with pytest.raises(MemoryError, match="memory_bytes"):
+        reprocess(stored[0], out, memory_bytes=10_000, overwrite=True)
+    assert files(out) == before
+    shutil.rmtree(out)
+    with pytest.raises(MemoryError, match="memory_bytes"):
+        reprocess(stored[0], out, memory_bytes=10_000)
+    with ThreadPoolExecutor(1) as thread:
+        reprocess(stored[0], out, z_bin=2, executor=thread)
+    assert is_complete(out)
+
+
+@pytest.mark.parametrize("shard_bytes", [None, SHARD_BYTES])
+def test_what_is_judged_is_what_is_made(
+    shard_bytes: int | None, tmp_path: Path
+) -> None:
+    raw, _ = store_run(tmp_path, CASES["other-lengths"], live=False)
+    out = tmp_path / OUT
+    with ThreadPoolExecutor(1) as thread:
+        reprocess(raw, out, executor=thread, shard_bytes=shard_bytes)
+    made, stream = Shelf.of(out), stream_of_store(out)
+    planned = Shelf.planned(tmp_path / "trial", stream, "lz4", shard_bytes)
+    assert planned.layouts == made.layouts
+    assert (planned.codec, planned.block) == (made.codec, made.block)
 
 
 def test_stores_that_cannot_be_deskewed(

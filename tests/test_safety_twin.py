@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from pymmcore_plus.mda import RunState
 
 from opm_engine import DaqError, OMEZarrWriter, Scope, ThreadRelay
+from opm_engine import supervisor as supervisor_module
 from opm_engine.accounts import FrameAccountError
 from opm_engine.supervisor import SafetyError
 from opm_engine.writers.reading import read_flags
@@ -221,6 +222,47 @@ def test_cancel(scope: Scope) -> None:
     within(PERIOD_S + MARGIN_S, measure)
     assert scope.engine.accounts.lost == 0
     assert_runs(scope)
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["cancel", "handler-blocks"])
+def test_dark_without_another_thread(
+    blocked: bool, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The camera is stopped beside the parking, if there is a thread for it."""
+    start, refused, freed = threading.Thread.start, [], threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("camera"):
+            refused.append(scope.engine.daq.light_possible)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def act() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        if blocked:
+            threading.Thread(target=wait_for_darkness, args=(scope, freed)).start()
+            freed.wait(10)
+        else:
+            scope.core.mda.cancel()
+
+    monkeypatch.setattr(supervisor_module, "PATIENCE_S", 0.3)
+    with finishing(scope), at_frame(scope, 30, act), blamed(blocked):
+        scope.core.mda.run(LONG)
+    assert refused == [False]  # and it is asked for in the dark only
+    monkeypatch.undo()
+    assert_runs(scope)
+
+
+def blamed(blocked: bool) -> AbstractContextManager[object]:
+    if blocked:
+        return pytest.raises(SafetyError, match="has blocked the run")
+    return nullcontext()
+
+
+def wait_for_darkness(scope: Scope, then: threading.Event) -> None:
+    while scope.core.isSequenceRunning():
+        time.sleep(0.01)
+    then.set()
 
 
 def test_cancel_while_it_is_armed(scope: Scope) -> None:

@@ -1,7 +1,10 @@
 """Smaller levels of images: their pixels, where they lie, and when they are there."""
 
+import errno
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,11 @@ from opm_engine.plan import Stream
 from opm_engine.writers import OMEZarrWriter, pyramid
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.node import read_attributes
-from opm_engine.writers.pyramid import build_pyramid, level_factors
+from opm_engine.writers.pyramid import build_pyramid, level_factors, levels_share
 from opm_engine.writers.pyramid_thread import PyramidThread
 from opm_engine.writers.reading import image_folders, open_image
 from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.shards.layout import n_bytes
 from writing import SEQUENCE, carrier, indices, item, record, send, stream_for
 
 PLANES, VOLUMES = (530, 301), (9, 530, 301)
@@ -184,18 +188,28 @@ def test_what_an_interrupted_build_left_is_replaced(tmp_path: Path) -> None:
     assert_pyramid(writer.path, factors)
 
 
-def test_a_failed_run_gets_no_pyramid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["live", "close"])
+def test_a_failed_run_gets_no_pyramid(tmp_path: Path, when: Any) -> None:
     stream, _ = CASES["planes"]
-    writer = OMEZarrWriter(tmp_path / "x", pyramid="live")
+    writer = OMEZarrWriter(tmp_path / "x", pyramid=when)
     writer.sequenceStarted(SEQUENCE, carrier(stream))
-    first = indices(stream, "tpzc")[0]
-    send(writer, stream, first)
+    sent = [at for at in indices(stream, "tpzc") if at["t"] == 0]
+    for at in sent:
+        send(writer, stream, at)
+    if when == "live":
+        wait_until((writer.path / "2" / "c").exists)
     with pytest.raises(ValueError, match="came twice"):
-        send(writer, stream, first)
+        send(writer, stream, sent[0])
     writer.sequenceFinished(SEQUENCE)
-    assert writer.wait_pyramid(60)
+    assert not writer.wait_pyramid(60)
     yaozarrs.validate_zarr_store(str(writer.path))
     assert n_listed(writer.path) == 1
+    assert levels_of(writer.path) == []
+
+
+def levels_of(store: Path) -> list[str]:
+    """Names of levels, listed or not."""
+    return sorted(path.name for path in store.glob("[1-9]*"))
 
 
 def test_a_failed_pyramid_is_told(
@@ -219,6 +233,77 @@ def test_a_failed_pyramid_is_told(
     )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("when", ["live", "close"])
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, TypeError])
+def test_whatever_a_pyramid_meets_is_told(
+    tmp_path: Path, error: type[Exception], when: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def downsample(*_: Any) -> None:
+        raise error("no levels today")
+
+    stream, _ = CASES["planes"]
+    monkeypatch.setattr(pyramid.tensorstore, "downsample", downsample)
+    writer = OMEZarrWriter(tmp_path / "x", pyramid=when)
+    sent = record(writer, stream)
+    with pytest.raises(error, match="no levels today"):
+        writer.wait_pyramid(60)
+    assert writer.error is None
+    assert writer.frames_written == len(sent)
+    assert levels_of(writer.path) == []
+
+
+@pytest.mark.parametrize(("stream", "factors"), CASES.values(), ids=CASES)
+def test_levels_are_part_of_what_must_fit(
+    tmp_path: Path, stream: Stream, factors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No less than what they take, and not much more."""
+    way: dict[str, Any] = {"codec": "none", "overwrite": True}
+    writer = OMEZarrWriter(tmp_path / "x", pyramid="close", **way)
+    record(writer, stream)
+    assert writer.wait_pyramid(60)
+    extra = sum(
+        zarr.open_array(folder / str(number)).nbytes
+        for folder in image_folders(writer.path)
+        for number in range(1, len(factors) + 1)
+    )
+    full = n_bytes(stream)
+    assert extra <= full * levels_share(stream) <= 1.2 * extra
+    free = full + extra - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    OMEZarrWriter(tmp_path / "y", **way).checkSequence(SEQUENCE, carrier(stream))
+    for when in ("live", "close"):
+        writer = OMEZarrWriter(tmp_path / "y", pyramid=when, **way)
+        with pytest.raises(OSError, match="smaller levels included") as refused:
+            writer.checkSequence(SEQUENCE, carrier(stream))
+        assert refused.value.errno == errno.ENOSPC
+
+
+def test_frames_get_the_room_of_a_pyramid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up before they find the disk full, and what it took is free at once."""
+    disk = SimpleNamespace(total=10**12, free=10**11)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+    stream = big(PLANES, t=3)
+    writer = OMEZarrWriter(tmp_path / "x", pyramid="live")
+    writer.sequenceStarted(SEQUENCE, carrier(stream))
+    sent = indices(stream, "tpzc")
+    for at in sent:
+        if at == {"t": 1, "p": 0, "z": 0, "c": 0}:
+            wait_until(lambda: list((writer.path / "2" / "c").glob("*/*")))
+            disk.free = 10**9
+        send(writer, stream, at)
+    wait_until(lambda: not levels_of(writer.path))
+    writer.sequenceFinished(SEQUENCE)
+    with pytest.raises(OSError, match=r"nearly full: .* left for frames") as full:
+        writer.wait_pyramid(60)
+    assert full.value.errno == errno.ENOSPC
+    assert writer.error is None
+    assert writer.frames_written == len(sent)
+    assert n_listed(writer.path) == 1
+
+
 def test_a_store_that_is_replaced_while_its_pyramid_is_built(tmp_path: Path) -> None:
     stream, factors = CASES["volumes"]
     writer = OMEZarrWriter(tmp_path / "x", pyramid="close", overwrite=True)
@@ -235,7 +320,7 @@ def test_an_abandoned_pyramid_is_never_listed(tmp_path: Path) -> None:
     thread = PyramidThread(writer.path, [stream.n_planes])
     thread.abandon()
     thread.finish()
-    assert thread.wait(60)
+    assert not thread.wait(60)
     assert n_listed(writer.path) == 1
     build_pyramid(writer.path)
     assert_pyramid(writer.path, factors)

@@ -1,4 +1,4 @@
-"""`DaemonPool`: threads that serve until the interpreter is really gone.
+"""`DaemonPool` and `Beside`: threads that serve until the interpreter is really gone.
 
 Separate because `concurrent.futures` ends its threads before ``atexit`` functions run,
 and those must still reach a board that lives in this process to switch light off; and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,3 +66,33 @@ class DaemonPool(Executor):
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+class Beside:
+    """Something that is done in a thread of its own, or in none if there can be none.
+
+    Parameters
+    ----------
+    what : callable
+    name : str
+        Of the thread.
+    """
+
+    def __init__(self, what: Callable[[], None], name: str) -> None:
+        self._what = what
+        self._name = name
+        self._done: Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin; only now is a thread asked for, which may take its time to come."""
+        with suppress(RuntimeError):  # no more threads: `finish` does it
+            pool = DaemonPool(1, self._name)
+            self._done = pool.submit(self._what)
+            pool.shutdown(wait=False)
+
+    def finish(self) -> None:
+        """Return when it is done, or do it; raises what it raises."""
+        if self._done is None:
+            self._what()
+        else:
+            self._done.result()

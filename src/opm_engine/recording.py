@@ -68,7 +68,7 @@ class Recording:
     def __init__(self, store: str | Path) -> None:
         refuse_no_store(Path(store))
         self.planes = StoredPlanes(store)
-        StoreLock(self.planes.store).release()  # refuses while somebody writes it
+        self.kept().release()  # refuses while somebody writes it
         block = read_block(store)
         self.block = {key: block[key] for key in block.keys() - OF_IMAGES}
 
@@ -76,6 +76,16 @@ class Recording:
     def store(self) -> Path:
         """Where it lies."""
         return self.planes.store
+
+    def kept(self) -> StoreLock:
+        """Let nobody write it or replace it, until the lock is released.
+
+        Raises
+        ------
+        BlockingIOError
+            If it is being written.
+        """
+        return StoreLock(self.store, shared=True)
 
     @property
     def stream(self) -> Stream:

@@ -302,6 +302,7 @@ class ReplayScope(BaseScope):
         recording = Recording(store)
         self.microscope = recording.microscope
         with ExitStack() as opening:
+            opening.enter_context(recording.kept())  # from handlers that replace it
             self.core = CMMCorePlus()
             opening.callback(_close_core, self.core)
             self.engine = ReplayEngine(self.core, recording, pace=pace)

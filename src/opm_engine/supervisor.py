@@ -18,13 +18,12 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 from pymmcore_plus.mda import SkipEvent
 
 from opm_engine.blocking import blocking
-from opm_engine.daemon_pool import DaemonPool
+from opm_engine.daemon_pool import Beside
 from opm_engine.daq.protocol import DaqError
 
 if TYPE_CHECKING:
@@ -232,10 +231,10 @@ class Supervisor:
             if watch is None or watch.halted:
                 return
             watch.halted = True
-            with DaemonPool(1, "camera") as beside, ExitStack() as backwards:
-                stop = cache(partial(beside.submit, self._stop_camera))
-                backwards.callback(lambda: stop().result())
-                backwards.callback(self.make_dark, stop)
+            camera = Beside(self._stop_camera, "camera")
+            with ExitStack() as backwards:
+                backwards.callback(camera.finish)
+                backwards.callback(self.make_dark, camera.start)
 
     @property
     def n_lit(self) -> int:

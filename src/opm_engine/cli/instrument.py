@@ -17,6 +17,9 @@ import typer
 from opm_engine.cli import talk
 
 Out = Annotated[Path, typer.Option(help="Folder for data and reports.")]
+Instrument = Annotated[
+    str, typer.Argument(metavar="M.toml", help='Or "demo", or "pattern".')
+]
 DaqAddress = Annotated[
     str | None,
     typer.Option(
@@ -76,7 +79,11 @@ def run(
     sequence: Annotated[Path, typer.Argument(metavar="SEQUENCE.yaml")],
     out: Out,
     microscope: Annotated[
-        str, typer.Option(metavar="M.toml", help='Or "demo".')
+        str,
+        typer.Option(
+            metavar="M.toml",
+            help='Or "demo", "pattern", or "replay:STORE" for a stored run.',
+        ),
     ] = "demo",
     as_json: talk.AsJson = False,
     overwrite: talk.Overwrite = False,
@@ -111,7 +118,7 @@ def run(
 
 
 def check(
-    microscope: Annotated[str, typer.Argument(metavar="M.toml", help='Or "demo".')],
+    microscope: Instrument,
     sequence: Annotated[
         Path | None, typer.Option(help="To check for; all lasers over 40 µm else.")
     ] = None,
@@ -135,7 +142,7 @@ def check(
 
 
 def calibrate(
-    microscope: Annotated[str, typer.Argument(metavar="M.toml", help='Or "demo".')],
+    microscope: Instrument,
     laser: Annotated[str | None, typer.Option(help="The first one else.")] = None,
     as_json: talk.AsJson = False,
     daq_address: DaqAddress = None,

@@ -7,7 +7,7 @@ off at any moment and gone on with. Knows no pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -17,8 +17,9 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from opm_engine.geometry import Geometry
+    from opm_engine.plan import Place
     from opm_engine.processing.scan import Scan
+    from opm_engine.reprocess.memory import Share
     from opm_engine.writers.shards.sink import Codec
     from opm_engine.writers.shelf import VolumeShard
 
@@ -149,7 +152,7 @@ def reprocess(
     FileNotFoundError
         If there is no ``raw``.
     MemoryError
-        If ``memory_bytes`` is not enough.
+        If ``memory_bytes`` is not enough; what was at ``out`` stays as it was.
     OSError
         If the disk is too small, or something cannot be read or written.
     RuntimeError
@@ -161,8 +164,18 @@ def reprocess(
     raw, out = Path(raw), resolve(out)
     recording = Recording(raw)
     _refuse_nonsense(raw, out, jobs=jobs, memory_bytes=memory_bytes)
-    scan = _scan_of(recording, geometry, Options(**options))
+    scan = _scan_of(recording, geometry, _options(options))
     gaps = dict(volumes_of(recording.planes))
+    memory = int(memory_bytes or psutil.virtual_memory().available // 2)
+
+    def shares(shelf: Shelf, due: Sequence[VolumeShard]) -> tuple[int, Share]:
+        n_jobs = min(jobs or _n_cores(), len(due))
+        return shared_out(memory, n_jobs, scan, shelf, _largest(due))
+
+    def judge(shelf: Shelf) -> None:
+        if shards := _shards_of(shelf, gaps):
+            shares(shelf, shards)
+
     was_complete = target.open_target(
         out,
         recording,
@@ -171,15 +184,14 @@ def reprocess(
         codec=codec,
         shard_bytes=shard_bytes,
         overwrite=overwrite,
+        judge=judge,
     )
-    with StoreLock(out):
+    with recording.kept(), StoreLock(out):
         shelf = Shelf.of(out)
-        shards = [shard for place in gaps for shard in shelf.shards_of(place)]
+        shards = _shards_of(shelf, gaps)
         due = [shard for shard in shards if not shelf.is_whole(shard)]
         if due:
-            memory = memory_bytes or psutil.virtual_memory().available // 2
-            n_jobs = min(jobs or _n_cores(), len(due))
-            n_jobs, share = shared_out(memory, n_jobs, scan, shelf, _largest(due))
+            n_jobs, share = shares(shelf, due)
             job = Job(raw.resolve(), scan, shelf, share)
             n_found = len(shards) - len(due)
             with _executor(executor, n_jobs) as workers:
@@ -262,10 +274,28 @@ def _refuse_nonsense(
         if value is not None and value < 1:
             msg = f"{name} must be 1 or more, not {value}"
             raise ValueError(msg)
+    if jobs is not None and not isinstance(jobs, Integral):
+        msg = f"jobs must be a whole number, not {jobs!r}"
+        raise ValueError(msg)
     ours, theirs = out.resolve(), raw.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         msg = f"out = {out} must lie beside {raw}, which stays as it is"
         raise ValueError(msg)
+
+
+def _options(given: dict[str, Any]) -> Options:
+    known = [field.name for field in fields(Options)]
+    if unknown := given.keys() - known:
+        msg = (
+            f"there is no option {', '.join(sorted(unknown))}; those of the deskew are "
+            f"{', '.join(known)}"
+        )
+        raise TypeError(msg)
+    return Options(**given)
+
+
+def _shards_of(shelf: Shelf, places: Iterable[Place]) -> list[VolumeShard]:
+    return [shard for place in places for shard in shelf.shards_of(place)]
 
 
 def _scan_of(recording: Recording, geometry: Geometry | None, options: Options) -> Scan:

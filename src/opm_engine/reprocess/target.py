@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from opm_engine.writers import OMEZarrWriter, paths
 from opm_engine.writers.journal import FRAMES, FrameJournal
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import array_folders, read_frames
+from opm_engine.writers.shelf import Shelf
 from opm_engine.writers.store import Times
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def open_target(
     codec: Codec,
     shard_bytes: int | None,
     overwrite: bool,
+    judge: Callable[[Shelf], object],
 ) -> bool:
     """Make the store to fill, or find it begun with the same planes and options.
 
@@ -65,6 +67,9 @@ def open_target(
         Largest file, uncompressed.
     overwrite : bool
         Begin anew, whatever zarr store is there, unless it is to be gone on with.
+    judge : callable
+        Called with how a new store would be written, while there is none and what it
+        replaces is still there; what it raises is passed on.
 
     Returns
     -------
@@ -99,8 +104,16 @@ def open_target(
         if begun == asked and not is_complete:
             return False
     paths.refuse_existing(out, overwrite=overwrite)
-    new = _cleared(out)
-    _create(new, recording, scan, codec, shard_bytes)
+    new = _new(out)
+    writer = OMEZarrWriter(new, codec=codec, shard_bytes=shard_bytes)
+    paths.clear(new)
+    new.mkdir(parents=True)
+    try:
+        judge(Shelf.planned(new, scan.volumes(), codec, shard_bytes))
+    finally:
+        new.rmdir()
+    _clear(out)
+    _create(writer, recording, scan)
     _write_note(array_folders(new)[0], {**asked, _COMPLETE: False})
     new.rename(out.resolve())
     return False
@@ -168,32 +181,28 @@ def _refuse_other(out: Path, begun: dict[str, Any], asked: dict[str, Any]) -> No
         raise ValueError(msg)
 
 
-def _cleared(out: Path) -> Path:
-    """Remove what is replaced, and return where the new store is made.
-
-    What is there goes there first: whenever that is broken off, the next try finds
-    either all of it or nothing under its name. It goes before the new one is made, so
-    that its room counts.
-    """
+def _new(out: Path) -> Path:
+    """Return where a new store is made."""
     out = out.resolve()
-    new = out.with_name(f"{out.name}.new")
-    paths.clear(new)
+    return out.with_name(f"{out.name}.new")
+
+
+def _clear(out: Path) -> None:
+    """Remove what is replaced.
+
+    It goes first where the new store is made: whenever that is broken off, the next try
+    finds either all of it or nothing under its name. It goes before the new one is
+    made, so that its room counts.
+    """
+    out, new = out.resolve(), _new(out)
     if out.is_dir():
         StoreLock(out).release()  # refuses while somebody writes it
         out.rename(new)
         paths.clear(new)
-    return new
 
 
-def _create(
-    path: Path,
-    recording: Recording,
-    scan: Scan,
-    codec: Codec,
-    shard_bytes: int | None,
-) -> None:
+def _create(writer: OMEZarrWriter, recording: Recording, scan: Scan) -> None:
     """Have the live writer make the store of a run in which nothing came."""
-    writer = OMEZarrWriter(path, codec=codec, shard_bytes=shard_bytes)
     told = SEQUENCE in recording.block
     sequence = recording.sequence if told else useq.MDASequence()
     block = scan.volume_block(recording.block)
@@ -201,7 +210,7 @@ def _create(
     for flag in recording.flags:
         writer.noteReady(flag)
     writer.sequenceFinished(sequence)
-    arrays = array_folders(path)
+    arrays = array_folders(writer.path)
     Times(arrays, 0).cut(recording.stream.n_times)
 
 

@@ -46,6 +46,7 @@ class StoreKeeper:
         self._template = template
         self._way = way
         self._pyramid: PyramidThread | None = None
+        self._lacks_pyramid = False
         self._n_written = 0
 
     @property
@@ -56,7 +57,9 @@ class StoreKeeper:
 
     def wait_pyramid(self, timeout_s: float | None = None) -> bool:
         """Wait for the levels of the last store; see `OMEZarrWriter.wait_pyramid`."""
-        return self._pyramid is None or self._pyramid.wait(timeout_s)
+        if self._pyramid is None:
+            return not self._lacks_pyramid
+        return self._pyramid.wait(timeout_s)
 
     def free_path(self, announced: Announced | None) -> Path:
         """Return where the next store may go.
@@ -102,9 +105,10 @@ class StoreKeeper:
         path = self.free_path(announced)
         if self._pyramid is not None and path == self.path:
             self._pyramid.abandon()
-            with suppress(OSError, ValueError):
-                self._pyramid.wait()
+            self._pyramid.join()
         self.path = path
+        self._pyramid = None
+        self._lacks_pyramid = self._way.pyramid != "off"
         self.saving = Saving(path, announced, self._way)
         self._pyramid = self.saving.pyramid
         return self.saving

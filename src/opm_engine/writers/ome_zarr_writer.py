@@ -119,12 +119,13 @@ class OMEZarrWriter:
     def wait_pyramid(self, timeout_s: float | None = None) -> bool:
         """Wait until the last run's levels are built; return whether they are.
 
-        At once, if none were asked for.
+        At once and true, if none were asked for. A run that failed gets none.
 
         Raises
         ------
-        OSError
-            If they could not be built; the full size is not concerned.
+        OSError, ValueError, RuntimeError, MemoryError
+            What kept them from being built, as a disk that is nearly full; the full
+            size is not concerned.
         """
         return self._keeper.wait_pyramid(timeout_s)
 

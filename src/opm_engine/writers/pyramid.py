@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from opm_engine.plan import BLOCK
+from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import (
@@ -31,7 +31,7 @@ from opm_engine.writers.node import (
     write_node,
 )
 from opm_engine.writers.reading import codec_of, image_folders, layout_of
-from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.shards.layout import Layout, array_shapes
 from opm_engine.writers.store import MAX_TIMES, array_document
 
 SMALLEST = 256
@@ -109,6 +109,17 @@ def level_factors(shape: Zyx, scale_um: tuple[float, float, float]) -> list[Zyx]
     return factors
 
 
+def levels_share(stream: Stream) -> float:
+    """Return how many bytes all smaller levels have at most for each of full size."""
+    z_um, y_um, x_um = stream.scale_um
+    shape = array_shapes(stream)[0][2:]
+    share, whole = 1.0, 0.0
+    for factor in level_factors(shape, _spacing(stream.kind, (z_um, y_um, x_um))):
+        share /= math.prod(factor)  # at most: what has no partner is left out
+        whole += share
+    return whole
+
+
 class ImagePyramid:
     """The smaller levels of one image.
 
@@ -116,6 +127,14 @@ class ImagePyramid:
     ----------
     folder : Path
         Group of the image.
+    check : callable, optional
+        Called before each batch that is written, and before the levels are listed.
+        What it raises ends the work.
+
+    Attributes
+    ----------
+    shard_bytes : int
+        Of the full size, uncompressed.
 
     Raises
     ------
@@ -125,7 +144,7 @@ class ImagePyramid:
         If its metadata are not of NGFF 0.5, or it has no shards.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         attributes = read_node(folder)["attributes"]
         version = attributes["ome"]["version"]
         if version != "0.5":
@@ -133,17 +152,18 @@ class ImagePyramid:
             raise ValueError(msg)
         (multiscale,) = attributes["ome"]["multiscales"]
         self._folder = folder
+        self._check = check
         self._full = multiscale["datasets"][0]
         self.is_listed = len(multiscale["datasets"]) > 1
         layout = layout_of(folder / ARRAY)
-        z_um, y_um, x_um = self._full["coordinateTransformations"][0]["scale"][2:]
-        if attributes.get(BLOCK, {}).get("stream", {}).get("kind") == "planes":
-            z_um = float("inf")  # neighbours in camera pixels, but not in the sample
-        factors = level_factors(layout.shape[2:], (z_um, y_um, x_um))
+        scale_um = self._full["coordinateTransformations"][0]["scale"][2:]
+        kind = attributes.get(BLOCK, {}).get("stream", {}).get("kind")
+        factors = level_factors(layout.shape[2:], _spacing(kind, scale_um))
         self._factors = factors
         self._layouts = [layout]
         for factor in factors:
             self._layouts.append(_halved(self._layouts[-1], factor))
+        self.shard_bytes = layout.n_chunks * layout.chunk_bytes
         self._codec = codec_of(folder / ARRAY)
         self._levels: list[Any] = []
         self._done: set[tuple[int, int]] = set()
@@ -190,19 +210,15 @@ class ImagePyramid:
             for z in range(0, n_z, layout.shard[2]):
                 batch = slice(z, min(z + layout.shard[2], n_z))
                 part = (t, c, batch, slice(n_y), slice(n_x))
+                self._check()
                 try:
                     smaller[part].write(mean[part]).result()
                 except (ValueError, RuntimeError) as error:  # how it says all else
                     raise OSError(str(error)) from error
         self._done.add((t, c))
 
-    def complete(self, is_abandoned: Callable[[], bool] = lambda: False) -> None:
+    def complete(self) -> None:
         """Fill what is not filled yet, and list the levels in the metadata.
-
-        Parameters
-        ----------
-        is_abandoned : callable, optional
-            Asked before each volume; if so, nothing is listed.
 
         Raises
         ------
@@ -210,13 +226,25 @@ class ImagePyramid:
             If something cannot be read or written.
         """
         for t, c in _volumes(self._folder / ARRAY):
-            if is_abandoned():
-                return
             self.add(t, c)
+        self._check()
         n_times = layout_of(self._folder / ARRAY).shape[0]
         for number in range(1, self.n_levels):
             write_n_times(self._folder / str(number), n_times)
         self._list(_datasets(self._full, self._factors))
+
+    def remove(self) -> None:
+        """Remove levels that are not listed.
+
+        Raises
+        ------
+        OSError
+            If they cannot be removed.
+        """
+        self._levels = []
+        for number in range(1, self.n_levels):
+            if (folder := self._folder / str(number)).is_dir():
+                shutil.rmtree(folder)
 
     def _list(self, datasets: list[dict[str, Any]]) -> None:
         document = read_node(self._folder)
@@ -227,6 +255,15 @@ class ImagePyramid:
         multiscale["type"] = "mean"
         multiscale["metadata"] = {"method": "tensorstore.downsample"}
         write_node(self._folder, document)
+
+
+def _spacing(
+    kind: str | None, scale_um: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Return the pixel spacing, infinite along z where planes are never averaged."""
+    if kind == "planes":  # neighbours in camera pixels, but not in the sample
+        return (math.inf, *scale_um[1:])
+    return scale_um
 
 
 def _halved(layout: Layout, factor: Zyx) -> Layout:

@@ -15,13 +15,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy.typing as npt
 
-from opm_engine.plan import Place
+from opm_engine.plan import Place, Stream
 from opm_engine.writers.reading import array_folders, codec_of, layouts_of_store
 from opm_engine.writers.shards import index
 from opm_engine.writers.shards.appender import n_buffers
 from opm_engine.writers.shards.encoding import most_bytes
 from opm_engine.writers.shards.file import tail_bytes
-from opm_engine.writers.shards.layout import Layout, ShardKey, shard_path
+from opm_engine.writers.shards.layout import (
+    VOLUME_SHARD_BYTES,
+    Layout,
+    ShardKey,
+    layouts,
+    shard_path,
+)
 from opm_engine.writers.shards.sink import Codec
 from opm_engine.writers.shards.sinks import block_for, make_sink
 
@@ -69,6 +75,30 @@ class Shelf:
         folders, layouts = array_folders(store), layouts_of_store(store)
         block = block_for(folders[0], layouts)
         return cls(tuple(folders), tuple(layouts), codec_of(folders[0]), block)
+
+    @classmethod
+    def planned(
+        cls, folder: Path, stream: Stream, codec: Codec, shard_bytes: int | None
+    ) -> Self:
+        """Find out how a store would be written that is to be made.
+
+        Parameters
+        ----------
+        folder : Path
+            Where it is tried, and nothing left: one on the same disk.
+        stream : Stream
+            Of volumes.
+        codec, shard_bytes
+            See `OMEZarrWriter`.
+
+        Raises
+        ------
+        OSError
+            If nothing can be written there.
+        """
+        to_be = layouts(stream, volume_shard_bytes=shard_bytes or VOLUME_SHARD_BYTES)
+        block = block_for(folder, to_be)
+        return cls((folder,) * len(to_be), tuple(to_be), codec, block)
 
     def shards_of(self, place: Place) -> Iterator[VolumeShard]:
         """Yield the shards of one volume."""

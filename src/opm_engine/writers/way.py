@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from opm_engine.buffers import refuse_beyond_memory
 from opm_engine.writers import room
+from opm_engine.writers.pyramid import levels_share
 from opm_engine.writers.shards.sink import Codec
 from opm_engine.writers.shards.sinks import BUDGET_BYTES, Backend
 
@@ -68,12 +69,16 @@ class Way:
         """
         refuse_beyond_memory(self.budget_bytes, f"{path} (budget_bytes)")
         if announced is not None:
+            levels = 0.0 if self.pyramid == "off" else levels_share(announced.stream)
             least = room.least_bytes(
                 announced.stream,
                 compressed=self.is_compressed,
                 angle_deg=announced.block.get("angle_deg"),
+                levels=levels,
             )
-            room.refuse_too_small({path: least}, compressed=self.is_compressed)
+            room.refuse_too_small(
+                {path: least}, compressed=self.is_compressed, levels=levels > 0
+            )
 
 
 _KNOWN: Mapping[str, tuple[str, ...]] = {

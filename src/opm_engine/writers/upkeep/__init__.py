@@ -2,9 +2,11 @@
 
 ``inventory`` is what to read first: what a store holds. ``info`` tells it to people and
 programs; ``repair`` mends what a crash left, with ``repair_documents`` and
-``repair_journal``. All of them begin with ``files``, what lies in the folders, and
-``documents``, what the store says, of which nothing is trusted.
+``repair_journal``. All of them begin with ``files``, what lies in the folders,
+``documents``, what the store says, and ``journals``, what is told of its frames;
+nothing of that is trusted.
 
-Imports go from ``repair`` and ``info`` to ``inventory`` to ``documents`` and ``files``,
-and out of this room to stores and ``shards``; never to the handler that writes.
+Imports go from ``repair`` and ``info`` to ``inventory`` to ``documents``, ``files`` and
+``journals``, and out of this room to stores and ``shards``; never to the handler that
+writes.
 """

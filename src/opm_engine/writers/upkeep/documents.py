@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from opm_engine.plan import BLOCK, Stream
 from opm_engine.writers import reading
 from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import NAME, read_attributes
+from opm_engine.writers.node import NAME, read_attributes, read_node
 from opm_engine.writers.shards.layout import Layout
+from opm_engine.writers.upkeep.files import UNFINISHED
 
 WRONG = (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError)
 """What reading a document raises that is missing, torn or says something else."""
@@ -95,6 +96,34 @@ def described(store: Path) -> tuple[dict[str, Any], list[Path]]:
         if "stream" in block:
             Stream.model_validate(block["stream"])
     return block, folders
+
+
+def unlisted_levels(image: Path) -> Iterator[Path]:
+    """Find smaller levels that the metadata of an image do not list.
+
+    Raises
+    ------
+    NotAStoreError
+        If they do not say what they should.
+    """
+    multiscale = checked_group(image)["multiscales"][0]
+    listed = {dataset["path"] for dataset in multiscale["datasets"]}
+    for folder in sorted(image.iterdir()):
+        if folder.name not in {ARRAY, *listed} and _is_level(folder):
+            yield folder
+
+
+def _is_level(folder: Path) -> bool:
+    """Whether a folder is a level, or what is left of one."""
+    if not folder.name.isdecimal() or not folder.is_dir() or folder.is_symlink():
+        return False
+    try:
+        return bool(read_node(folder)["node_type"] == "array")
+    except FileNotFoundError:  # it was just begun, or is half removed
+        names = {path.name for path in folder.iterdir()}
+        return all(name == "c" or name.endswith(UNFINISHED) for name in names)
+    except (ValueError, KeyError, TypeError):  # torn
+        return True
 
 
 def _older_block(folders: list[Path]) -> dict[str, Any]:

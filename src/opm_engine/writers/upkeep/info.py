@@ -16,11 +16,16 @@ import numpy as np
 from opm_engine.writers import reading
 from opm_engine.writers.metadata import ARRAY
 from opm_engine.writers.node import read_attributes
+from opm_engine.writers.upkeep.documents import WRONG
 from opm_engine.writers.upkeep.files import StoredShard
 from opm_engine.writers.upkeep.inventory import Inventory, inventory
+from opm_engine.writers.upkeep.journals import Bools
 
 N_NAMED = 20
 """Missing frames that are named; the others are only counted."""
+
+N_LOOKED_AT = 2**16
+"""Frames among which missing ones are looked for at a time."""
 
 SCAN = ("angle_deg", "step_um", "pixel_size_um", "scan_direction", "bidirectional")
 
@@ -37,7 +42,9 @@ def describe_store(store: str | Path) -> dict[str, Any]:
     dict
         Plain JSON. ``frames_*`` count planes of a raw store and whole volumes of a
         deskewed one, over all positions; ``missing`` names the first of those that are
-        not there, ``strays`` the first files of pixels outside the images.
+        not there, or not whole: a volume that was made without some of its planes is
+        named with how many it lacks. ``volumes_incomplete`` counts volumes of which
+        there is something, ``strays`` are the first files of pixels outside the images.
         ``compression`` is pixels to bytes of shards.
 
     Raises
@@ -86,8 +93,9 @@ def _what(found: Inventory) -> dict[str, Any]:
 
 def _how_scanned(block: dict[str, Any]) -> dict[str, Any]:
     scan = {name: block[name] for name in SCAN if name in block}
-    if "settings" in block:
-        scan["mode"] = block["settings"]["mode"]
+    settings = block.get("settings")
+    if isinstance(settings, dict) and "mode" in settings:
+        scan["mode"] = settings["mode"]
     if "deskew" in block:
         scan["deskew"] = block["deskew"]
     stream = block.get("stream", {})
@@ -104,10 +112,24 @@ def _missing(found: Inventory) -> Iterator[str]:
         return
     yield from (f"all of {x.relative_to(found.store)}" for x in found.unreadable)
     for image in found.images:
-        for at in np.argwhere(~image.present).tolist():
-            t, c, *z = at
+        for t, c, *z in _holes(image.whole):
             name = f"t={t}, p={image.position}, c={c}"
-            yield f"{name}, z={z[0]}" if z else name
+            if z:
+                yield f"{name}, z={z[0]}"
+            elif image.present[t, c]:
+                yield f"{name}: {image.lost_planes[t, c]} of its planes"
+            else:
+                yield name
+
+
+def _holes(whole: Bools) -> Iterator[list[int]]:
+    """Find what is False, a part at a time: a long run has millions of frames."""
+    flat = whole.reshape(-1)
+    for start in range(0, flat.size, N_LOOKED_AT):
+        holes = start + np.flatnonzero(~flat[start : start + N_LOOKED_AT])
+        yield from (
+            [int(i) for i in np.unravel_index(hole, whole.shape)] for hole in holes
+        )
 
 
 def _strays(found: Inventory) -> Iterator[StoredShard]:
@@ -115,12 +137,16 @@ def _strays(found: Inventory) -> Iterator[StoredShard]:
 
 
 def _flags(found: Inventory) -> list[dict[str, Any]]:
-    flags = [
-        flag
-        for image in found.images
-        for flag in reading.read_flags(found.store, image.position)
-    ]
-    return [{**flag.index, "message": flag.message} for flag in flags]
+    flags: list[dict[str, Any]] = []
+    for image in found.images:
+        try:
+            told = reading.read_flags(found.store, image.position)
+        except WRONG:
+            message = f"the flags of {image.folder.name} cannot be read"
+            flags.append({"p": image.position, "message": message})
+        else:
+            flags += [{**flag.index, "message": flag.message} for flag in told]
+    return flags
 
 
 def _n_levels(image: Path) -> int:

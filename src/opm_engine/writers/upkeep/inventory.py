@@ -6,6 +6,7 @@ with it. Reads files only; writes none.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from opm_engine.writers.upkeep.documents import (
     NotAStoreError,
     checked_layout,
     described,
+    unlisted_levels,
 )
 from opm_engine.writers.upkeep.files import (
     UNFINISHED,
@@ -31,8 +33,9 @@ from opm_engine.writers.upkeep.files import (
     all_files,
     shards_of,
 )
+from opm_engine.writers.upkeep.journals import Bools, Findings, examine
+from opm_engine.writers.upkeep.lost_planes import Counts, count_lost_planes
 
-Bools = npt.NDArray[np.bool_]
 Kind = Literal["planes", "volumes"]
 
 
@@ -50,14 +53,17 @@ class ImageInventory:
     layout : Layout
         As its metadata say.
     chunks : (T, C, Z, Y) bool
-        Which chunks, counted along each axis, can be read. T is what the metadata say
-        or what is there, if that is more.
+        Which chunks, counted along each axis, can be read. T is that of the run, or up
+        to the last shard of any position, if that is more.
     shards : tuple of StoredShard
     torn : tuple of StoredShard
         Those whose last index is not whole. Nothing in them can be read before repair.
     strays : tuple of StoredShard
         Those that lie outside the image; they count for nothing.
-    journal_lines : int
+    lost_planes : (T, C) int
+        Of each volume, as far as the journal tells: it was made without so many.
+    unlisted : tuple of Path
+        Smaller levels that were not finished; they can be built again.
     """
 
     position: int
@@ -68,24 +74,37 @@ class ImageInventory:
     shards: tuple[StoredShard, ...]
     torn: tuple[StoredShard, ...]
     strays: tuple[StoredShard, ...]
-    journal_lines: int
+    lost_planes: Counts
+    unlisted: tuple[Path, ...]
 
     @cached_property
     def present(self) -> Bools:
-        """Which planes (T, C, Z), or whole volumes (T, C), can be read."""
+        """Which planes (T, C, Z), or volumes (T, C), can be read to their ends."""
         axes = 3 if self.kind == "planes" else (2, 3)
         return np.asarray(self.chunks.all(axis=axes))
 
     @cached_property
+    def whole(self) -> Bools:
+        """Which of those that are present were made of all their planes."""
+        if self.kind == "planes":
+            return self.present
+        return np.asarray(self.present & (self.lost_planes == 0))
+
+    @cached_property
     def incomplete(self) -> Bools:
-        """Volumes (T, C) of which something, but not all, can be read."""
+        """Volumes (T, C) of which there is something, but not all."""
         some = np.asarray(self.chunks.any(axis=(2, 3)))
-        return some & ~np.asarray(self.chunks.all(axis=(2, 3)))
+        all_of_it = self.whole.all(axis=2) if self.kind == "planes" else self.whole
+        return np.asarray(some & ~all_of_it)
 
     @property
     def n_bytes(self) -> int:
         """Size of its shards."""
         return sum(shard.n_bytes for shard in self.shards)
+
+    def journal(self, stream: Stream) -> Findings:
+        """Compare its journal, all of which is read, with what is there."""
+        return examine(self.folder / ARRAY / FRAMES, self.present, stream)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,19 +144,34 @@ class Inventory:
     @property
     def frames_present(self) -> int:
         """Planes, or whole volumes, that can be read, over all positions."""
-        return sum(int(image.present.sum()) for image in self.images)
+        return sum(int(image.whole.sum()) for image in self.images)
 
     @property
     def frames_missing(self) -> int:
-        """Planes or volumes that were announced and cannot be read."""
+        """Planes or volumes that were announced and are not there, or not whole."""
         return max(0, self.announced - self.frames_present)
 
     @property
+    def n_times(self) -> int:
+        """Time points of the run: those announced, and those that came."""
+        return _n_times_of(self.block, self.images)
+
+    @cached_property
     def needs_repair(self) -> bool:
-        """Whether a writer was cut off in the middle of a file."""
+        """Whether there is something that `repair` changes, or would if it could.
+
+        Reads all journals, unless pixels or metadata tell it before.
+        """
         if self.unfinished or self.unreadable:
             return True
-        return any(image.torn for image in self.images)
+        if any(image.torn or image.unlisted for image in self.images):
+            return True
+        if any(image.layout.shape[0] != self.n_times for image in self.images):
+            return True
+        if "stream" not in self.block:
+            return False
+        stream = Stream.model_validate(self.block["stream"])
+        return not all(image.journal(stream).is_right for image in self.images)
 
     @property
     def is_whole(self) -> bool:
@@ -163,41 +197,59 @@ def inventory(store: str | Path) -> Inventory:
     block, folders = described(store)
     files = list(all_files(store))
     shards = shards_of(store, files)
-    images, unreadable = [], []
-    for number, folder in enumerate(folders):
-        try:
-            layout = checked_layout(folder)
-        except NotAStoreError:
-            if len(folders) == 1:
-                raise
-            unreadable.append(folder)
-        else:
-            kind = _kind(block, layout)
-            images.append(_image(number, folder, layout, kind, shards[folder / ARRAY]))
-    if not images:
+    layouts = _layouts_of(folders)
+    if not layouts:
         msg = f"{store} has no image whose metadata can be read"
         raise NotAStoreError(msg)
+    placed = {
+        number: _placed(shards[folders[number] / ARRAY], layout, block)
+        for number, layout in layouts.items()
+    }
+    n_times = max(
+        _n_announced(block, list(layouts.values())),
+        *(shard.key[0] + 1 for inside, _ in placed.values() for shard in inside),
+        1,
+    )
+    images = [
+        _image(number, folders[number], layout, block, n_times, *placed[number])
+        for number, layout in layouts.items()
+    ]
     return Inventory(
         store=store,
         block=block,
         images=tuple(images),
-        unreadable=tuple(unreadable),
+        unreadable=tuple(x for n, x in enumerate(folders) if n not in layouts),
         announced=_announced(block, tuple(images), len(folders)),
         unfinished=tuple(x.path for x in files if x.path.name.endswith(UNFINISHED)),
         n_bytes=sum(file.n_bytes for file in files),
     )
 
 
-def n_times_of(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int:
-    """Return how many time points a run had: those announced, and those that came.
+def _layouts_of(folders: list[Path]) -> dict[int, Layout]:
+    """Return how images are cut, by position; without those that cannot be read."""
+    layouts = {}
+    for number, folder in enumerate(folders):
+        try:
+            layouts[number] = checked_layout(folder)
+        except NotAStoreError:
+            if len(folders) == 1:
+                raise
+    return layouts
 
-    Arrays may have room for more.
-    """
-    stream = block.get("stream", {})
-    announced = stream.get("n_times", max(len(image.chunks) for image in images))
+
+def _n_times_of(block: dict[str, Any], images: tuple[ImageInventory, ...]) -> int:
+    """Return how many time points a run had; arrays may have room for more."""
+    announced = _n_announced(block, [image.layout for image in images])
     came = (np.flatnonzero(x.chunks.any(axis=(1, 2, 3))) for x in images)
     last = max(int(times[-1]) + 1 if times.size else 1 for times in came)
-    return last if stream.get("unbounded") else max(last, int(announced))
+    is_unbounded = block.get("stream", {}).get("unbounded")
+    return last if is_unbounded else max(last, announced)
+
+
+def _n_announced(block: dict[str, Any], layouts: list[Layout]) -> int:
+    """Return how many time points were announced; a first guess if unbounded."""
+    most = max(layout.shape[0] for layout in layouts)
+    return int(block.get("stream", {}).get("n_times", most))
 
 
 def mark(
@@ -218,20 +270,29 @@ def _kind(block: dict[str, Any], layout: Layout) -> Kind:
 
 
 def _image(
-    position: int, folder: Path, layout: Layout, kind: Kind, files: list[StoredShard]
+    position: int,
+    folder: Path,
+    layout: Layout,
+    block: dict[str, Any],
+    n_times: int,
+    shards: list[StoredShard],
+    strays: list[StoredShard],
 ) -> ImageInventory:
-    shards = [shard for shard in files if _lies_inside(shard.key, layout)]
-    n_times = max([layout.shape[0], *(shard.key[0] + 1 for shard in shards)])
+    kind = _kind(block, layout)
+    n_cameras = block.get("stream", {}).get("n_cameras", 1)
     n_z, n_y = (-(-layout.shape[i] // layout.chunk[i]) for i in (2, 3))
     chunks = np.zeros((n_times, layout.shape[1], n_z, n_y), bool)
     torn = []
     for shard in shards:
         try:
             table = index.read(shard.path, layout.n_chunks)
-        except ValueError:
+        except (ValueError, FileNotFoundError):  # or a link that leads nowhere
             torn.append(shard)
         else:
             mark(chunks, layout, shard.key, table)
+    lost_planes = np.zeros(chunks.shape[:2], np.int64)
+    if kind == "volumes":
+        count_lost_planes(folder / ARRAY / FRAMES, n_cameras, lost_planes)
     return ImageInventory(
         position=position,
         folder=folder,
@@ -240,14 +301,31 @@ def _image(
         chunks=chunks,
         shards=tuple(shards),
         torn=tuple(torn),
-        strays=tuple(shard for shard in files if shard not in shards),
-        journal_lines=_count_lines(folder / ARRAY / FRAMES),
+        strays=tuple(strays),
+        lost_planes=lost_planes,
+        unlisted=tuple(unlisted_levels(folder)),
     )
 
 
-def _lies_inside(key: ShardKey, layout: Layout) -> bool:
-    """Whether an image has such a shard; its time axis may have grown."""
-    return all(n < size for n, size in zip(key[1:], layout.grid[1:], strict=True))
+def _placed(
+    files: list[StoredShard], layout: Layout, block: dict[str, Any]
+) -> tuple[list[StoredShard], list[StoredShard]]:
+    """Return the shards of an image, and those that lie outside it.
+
+    The time axis of a run of unknown length may have grown. Others end where they were
+    announced to, or where the metadata of the array say, which grow before its shards.
+    """
+    first, *sizes = layout.grid
+    stream = block.get("stream", {"unbounded": True})
+    if stream.get("unbounded"):
+        first = sys.maxsize
+    grid = max(first, stream.get("n_times", 1)), *sizes
+    inside: list[StoredShard] = []
+    outside: list[StoredShard] = []
+    for shard in files:
+        fits = all(n < size for n, size in zip(shard.key, grid, strict=True))
+        (inside if fits else outside).append(shard)
+    return inside, outside
 
 
 def _announced(
@@ -258,7 +336,7 @@ def _announced(
     A sequence that is no regular grid leaves holes in it, and says how many events it
     has.
     """
-    grid: int = n_times_of(block, images) * _per_time(block, images, n_positions)
+    grid: int = _n_times_of(block, images) * _per_time(block, images, n_positions)
     try:
         whole = (block.get("plan") or {}).get("whole")
         if not whole:
@@ -281,10 +359,3 @@ def _per_time(
         stream = Stream.model_validate(block["stream"])
         return items(stream.model_copy(update={"n_times": 1}))
     return sum(image.present[0].size for image in images)
-
-
-def _count_lines(path: Path) -> int:
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

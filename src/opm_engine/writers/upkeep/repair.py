@@ -14,30 +14,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from opm_engine.plan import Stream
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_attributes, read_node, write_n_times
+from opm_engine.writers.node import read_attributes, write_n_times
 from opm_engine.writers.scene import rewrite_as_scene
 from opm_engine.writers.shards import index
 from opm_engine.writers.shards.file import PARTIAL
-from opm_engine.writers.upkeep.documents import checked_group
-from opm_engine.writers.upkeep.files import StoredShard
+from opm_engine.writers.upkeep.files import StoredShard, free_name, set_aside
 from opm_engine.writers.upkeep.inventory import (
     ImageInventory,
     Inventory,
     inventory,
-    n_times_of,
 )
 from opm_engine.writers.upkeep.repair_documents import mend_documents
 from opm_engine.writers.upkeep.repair_journal import mend_journal
-
-TORN = ".torn"
-"""Behind the name of a shard: what was cut off it, or all of it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class RepairReport:
         Of those announced, over all positions: planes of a raw store, whole volumes of
         a deskewed one.
     volumes_incomplete : int
-        Volumes of which something is missing; that reads as 0.
+        Volumes of which there is something, but not all; what was cut off reads as 0.
     repaired : list of str
         What was done, in words; empty if nothing was to be done.
     left : list of str
@@ -119,12 +113,14 @@ def _mend_files(found: Inventory) -> Iterator[str]:
     for image in found.images:
         for shard in image.torn:
             yield _cut(shard, image.layout.n_chunks, found.store)
-        yield from _drop_levels(image)
+        for level in image.unlisted:
+            shutil.rmtree(level)
+            yield f"removed level {level.name}, which was not finished"
 
 
 def _mend_words(found: Inventory) -> Iterator[str]:
     """Let metadata and journals tell of what is there."""
-    yield from _fit_times(found.images, n_times_of(found.block, found.images))
+    yield from _fit_times(found.images, found.n_times)
     if "stream" in found.block:
         stream = Stream.model_validate(found.block["stream"])
         for image in found.images:
@@ -145,25 +141,22 @@ def _left(found: Inventory) -> Iterator[str]:
 
 def _cut(shard: StoredShard, n_chunks: int, store: Path) -> str:
     """Cut a shard back to its last whole state; what is cut off is kept beside it."""
+    name = shard.path.relative_to(store)
+    if not shard.path.exists():
+        return f"renamed {name} to {set_aside(shard.path).name}: it leads nowhere"
     _, n_valid = index.recover(shard.path, n_chunks)
-    name, torn = shard.path.relative_to(store), _free_name(shard.path)
     if n_valid:
+        torn = free_name(shard.path)
         _keep_tail(shard.path, n_valid, torn)
         os.truncate(shard.path, n_valid)
         return (
             f"cut {shard.n_bytes - n_valid} bytes off {name}: they are in {torn.name}"
         )
     if shard.n_bytes:  # no crash of a writer leaves that: somebody may want to look
-        shard.path.replace(torn)
+        torn = set_aside(shard.path)
         return f"renamed {name} to {torn.name}: no frame in it is whole"
     shard.path.unlink()
     return f"removed {name}: it was empty"
-
-
-def _free_name(shard: Path) -> Path:
-    names = (f"{shard.name}{TORN}{number or ''}" for number in count())
-    paths = (shard.with_name(name) for name in names)
-    return next(path for path in paths if not path.exists())
 
 
 def _keep_tail(shard: Path, start: int, kept: Path) -> None:
@@ -177,25 +170,6 @@ def _keep_tail(shard: Path, start: int, kept: Path) -> None:
         new.unlink(missing_ok=True)  # it holds nothing that the shard does not
         raise
     new.replace(kept)
-
-
-def _drop_levels(image: ImageInventory) -> Iterator[str]:
-    """Remove smaller levels that are not all there; they can be built again."""
-    multiscale = checked_group(image.folder)["multiscales"][0]
-    listed = {dataset["path"] for dataset in multiscale["datasets"]}
-    for level in sorted(image.folder.iterdir()):
-        if level.name != ARRAY and level.name not in listed and _is_level(level):
-            shutil.rmtree(level)
-            yield f"removed level {level.name}, which was not finished"
-
-
-def _is_level(folder: Path) -> bool:
-    if not folder.name.isdecimal() or not folder.is_dir():
-        return False
-    try:
-        return bool(read_node(folder)["node_type"] == "array")
-    except FileNotFoundError:  # it was just begun
-        return not any(folder.iterdir())
 
 
 def _fit_times(images: tuple[ImageInventory, ...], n_times: int) -> Iterator[str]:

@@ -1,90 +1,42 @@
 """The journal of an image, made to tell of the frames that are there and of no others.
 
-Separate from the shards, whose repair comes first: what they hold decides here. Knows
-the journal's lines (`reading.read_frames`), not what most of what they tell means.
+Separate from the shards, whose repair comes first: what they hold decides here, and
+`journals` says what lines are worth.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from opm_engine.plan import Stream
-from opm_engine.writers.journal import (
-    COMMON,
-    FRAMES,
-    INDEX,
-    TAGS,
-    from_line,
-    to_line,
-)
+from opm_engine.writers.journal import COMMON, FRAMES, INDEX, to_line
 from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.upkeep.inventory import Bools, ImageInventory
+from opm_engine.writers.upkeep.files import set_aside
+from opm_engine.writers.upkeep.inventory import ImageInventory
+from opm_engine.writers.upkeep.journals import Worth, examine, judged
 
 RECOVERED = "recovered"
 """Of a frame: it is there, and at least a part of what was known of it is lost."""
 
-_COMMON_BEGINS = to_line({COMMON: {}}).removesuffix(b"}}\n")
-"""How the line begins that says what those after it have in common."""
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """What a journal holds.
-
-    Attributes
-    ----------
-    told : bool array
-        Items, as in `ImageInventory.present`, that are there and have a line.
-    n_unreadable : int
-        Whole lines that tell nothing.
-    n_wrong : int
-        Those that tell of what is not there, or was told of before.
-    n_partial : int
-        Those that lack the line which says what they have in common.
-    end : int
-        Bytes up to the end of the last whole line.
-    n_torn : int
-        Bytes behind it.
-    """
-
-    told: Bools
-    n_unreadable: int
-    n_wrong: int
-    n_partial: int
-    end: int
-    n_torn: int
-
-
-class _Kind(Enum):
-    """What a whole line is worth."""
-
-    COMMON = auto()
-    FRAME = auto()
-    PARTIAL = auto()
-    WRONG = auto()
-    UNREADABLE = auto()
-
-
-_DROPPED = _Kind.WRONG, _Kind.UNREADABLE
+_DROPPED = Worth.WRONG, Worth.UNREADABLE
 
 
 def mend_journal(image: ImageInventory, stream: Stream) -> Iterator[str]:
     """Mend the journal of one image; yield what was done, in words."""
     path = image.folder / ARRAY / FRAMES
     name = f"{FRAMES} of position {image.position}"
-    found = _read(path, image, stream)
+    found = examine(path, image.present, stream)
+    if not found.is_file:
+        yield f"renamed {name} to {set_aside(path).name}: it is no file"
     if found.n_torn:
         os.truncate(path, found.end)
         yield f"cut a torn line off {name}"
-    if found.n_unreadable or found.n_wrong or found.n_partial:
+    if found.has_wrong_lines:
         _rewrite(path, image, stream)
     if found.n_unreadable:
         yield f"dropped {found.n_unreadable} lines of {name}: they cannot be read"
@@ -95,80 +47,10 @@ def mend_journal(image: ImageInventory, stream: Stream) -> Iterator[str]:
             f"marked {found.n_partial} lines of {name} as recovered: the line is lost "
             "that said what they have in common"
         )
-    untold = np.argwhere(image.present & ~found.told)
+    untold = np.argwhere(found.untold)
     if len(untold):
         _add(path, stream, image.position, untold.tolist())
         yield f"added {len(untold)} lines to {name}: what they told is lost"
-
-
-def _read(path: Path, image: ImageInventory, stream: Stream) -> _Findings:
-    told = np.zeros_like(image.present)
-    kinds: Counter[_Kind] = Counter()
-    end = n_bytes = 0
-    if path.exists():
-        n_bytes = path.stat().st_size
-        for line, kind in _judged(path, image, stream, told):
-            end += len(line)
-            kinds[kind] += 1
-    return _Findings(
-        told=told,
-        n_unreadable=kinds[_Kind.UNREADABLE],
-        n_wrong=kinds[_Kind.WRONG],
-        n_partial=kinds[_Kind.PARTIAL],
-        end=end,
-        n_torn=n_bytes - end,
-    )
-
-
-def _judged(
-    path: Path, image: ImageInventory, stream: Stream, told: Bools
-) -> Iterator[tuple[bytes, _Kind]]:
-    """Yield each whole line, and what it is worth; notes in ``told`` what it tells."""
-    has_common = False
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            entry = _checked(line)
-            if not entry:
-                has_common &= not line.startswith(_COMMON_BEGINS)
-                yield line, _Kind.UNREADABLE
-            elif COMMON in entry:
-                has_common = True
-                yield line, _Kind.COMMON
-            else:
-                at = _place(entry[INDEX], image, stream)
-                if at is None or told[at]:
-                    yield line, _Kind.WRONG
-                else:
-                    told[at] = True
-                    yield line, _Kind.FRAME if has_common else _Kind.PARTIAL
-
-
-def _checked(line: bytes) -> dict[str, Any]:
-    """Return what a line tells; nothing, unless it is one that a journal has."""
-    entry = from_line(line)
-    record = entry.get(COMMON, entry)
-    is_told = isinstance(record, dict) and _is_index(entry.get(INDEX, {}))
-    if not is_told or not {COMMON, INDEX} & entry.keys():
-        return {}
-    return entry if isinstance(record.get(TAGS) or {}, dict) else {}
-
-
-def _is_index(index: object) -> bool:
-    if not isinstance(index, dict):
-        return False
-    return all(type(number) is int for number in index.values())
-
-
-def _place(
-    index: dict[str, int], image: ImageInventory, stream: Stream
-) -> tuple[int, ...] | None:
-    """Return where in `ImageInventory.present` an item is; None if it is not there."""
-    channel = index.get("c", 0) * stream.n_cameras + index.get("cam", 0)
-    at = (index.get("t", 0), channel, index.get("z", 0))[: image.present.ndim]
-    inside = all(0 <= i < n for i, n in zip(at, image.present.shape, strict=True))
-    return at if inside and image.present[at] else None
 
 
 def _rewrite(path: Path, image: ImageInventory, stream: Stream) -> None:
@@ -177,11 +59,11 @@ def _rewrite(path: Path, image: ImageInventory, stream: Stream) -> None:
     told = np.zeros_like(image.present)
     is_marked = False
     with new.open("wb") as kept:
-        for line, kind in _judged(path, image, stream, told):
-            if kind is _Kind.PARTIAL and not is_marked:
+        for line, worth in judged(path, image.present, stream, told):
+            if worth is Worth.PARTIAL and not is_marked:
                 kept.write(to_line({COMMON: {RECOVERED: True}}))
-            is_marked = kind is _Kind.PARTIAL or (is_marked and kind in _DROPPED)
-            if kind not in _DROPPED:
+            is_marked = worth is Worth.PARTIAL or (is_marked and worth in _DROPPED)
+            if worth not in _DROPPED:
                 kept.write(line)
     new.replace(path)
 

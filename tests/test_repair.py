@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from opm_engine import OMEZarrWriter
 from opm_engine.plan import Place, Stream
+from opm_engine.writers import scene
 from opm_engine.writers.lock import StoreLock
 from opm_engine.writers.reading import read_frames
-from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.scene import rewrite_as_05, rewrite_as_scene
 from opm_engine.writers.shards.sink import Codec
 from opm_engine.writers.upkeep.documents import NotAStoreError
 from opm_engine.writers.upkeep.files import StoredShard
@@ -348,6 +349,38 @@ def test_as_a_scene(kind: str, stores: Stores, tmp_path: Path) -> None:
     assert len(report.repaired) == 1
     assert report.frames_missing == 0
     assert {**describe_store(store), "n_bytes": 0} == {**before, "n_bytes": 0}
+
+
+@pytest.mark.parametrize("begun", [rewrite_as_scene, rewrite_as_05])
+def test_a_rewrite_that_was_cut_off(
+    begun: Callable[[Path], None],
+    stores: Stores,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images speak as the root does, which is rewritten last."""
+    store = shutil.copytree(stores(), tmp_path / "x.ome.zarr")
+    if begun is rewrite_as_05:
+        rewrite_as_scene(store)
+    before = {path: path.read_bytes() for path in store.rglob("zarr.json")}
+    rewrite, due = scene._rewrite, 1
+
+    def cut_off(folder: Path, ome: dict[str, Any]) -> None:
+        nonlocal due
+        if not due:
+            raise KeyboardInterrupt
+        due -= 1
+        rewrite(folder, ome)
+
+    monkeypatch.setattr(scene, "_rewrite", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        begun(store)
+    monkeypatch.undo()
+    assert needs_repair(store)
+    (said,) = repair(store).repaired
+    assert "all images speak NGFF 0." in said
+    assert {path: path.read_bytes() for path in before} == before
+    assert not needs_repair(store)
 
 
 def test_before_repair_it_is_told(stores: Stores, tmp_path: Path) -> None:

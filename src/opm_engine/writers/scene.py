@@ -35,7 +35,8 @@ Attributes = dict[str, Any]
 def rewrite_as_scene(store: str | Path) -> None:
     """Let a store tell where its images lie in the words of NGFF 0.6.
 
-    Does nothing where it does already. Interrupted, it can be called again.
+    Does nothing where it does already. Interrupted, it can be called again; `repair`
+    lets images speak as their root does, which is rewritten last.
 
     Parameters
     ----------
@@ -63,6 +64,21 @@ def rewrite_as_05(store: str | Path) -> None:
         If it cannot be written.
     """
     _rewrite_all(Path(store), _image_05, _collection_05)
+
+
+def is_scene(store: Path) -> bool:
+    """Whether the root of a store speaks NGFF 0.6."""
+    return "scene" in read_attributes(store)["ome"]
+
+
+def is_half_rewritten(store: Path) -> bool:
+    """Whether images or series speak another version than the root, the last."""
+    folders = image_folders(store)
+    if len(folders) < 2:
+        return False
+    version = SCENE_VERSION if is_scene(store) else VERSION
+    said = (read_attributes(x)["ome"]["version"] for x in (*folders, store / "OME"))
+    return any(each != version for each in said)
 
 
 def _rewrite_all(

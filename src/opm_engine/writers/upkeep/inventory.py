@@ -7,6 +7,7 @@ with it. Reads files only; writes none.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from opm_engine.plan import Stream
 from opm_engine.writers.journal import FRAMES
 from opm_engine.writers.metadata import ARRAY
+from opm_engine.writers.scene import is_half_rewritten
 from opm_engine.writers.shards import index
 from opm_engine.writers.shards.layout import Layout, ShardKey, items
 from opm_engine.writers.upkeep.documents import (
@@ -166,6 +168,9 @@ class Inventory:
             return True
         if any(image.torn or image.unlisted for image in self.images):
             return True
+        with suppress(*WRONG):  # what is torn there makes no image unreadable
+            if is_half_rewritten(self.store):
+                return True
         if any(image.layout.shape[0] != self.n_times for image in self.images):
             return True
         if "stream" not in self.block:

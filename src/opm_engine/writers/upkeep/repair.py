@@ -19,9 +19,15 @@ from typing import Any
 
 from opm_engine.plan import Stream
 from opm_engine.writers.lock import StoreLock
-from opm_engine.writers.metadata import ARRAY
-from opm_engine.writers.node import read_attributes, write_n_times
-from opm_engine.writers.scene import rewrite_as_scene
+from opm_engine.writers.metadata import ARRAY, VERSION
+from opm_engine.writers.node import write_n_times
+from opm_engine.writers.scene import (
+    SCENE_VERSION,
+    is_half_rewritten,
+    is_scene,
+    rewrite_as_05,
+    rewrite_as_scene,
+)
 from opm_engine.writers.shards import index
 from opm_engine.writers.shards.file import PARTIAL
 from opm_engine.writers.upkeep.files import StoredShard, free_name, set_aside
@@ -88,14 +94,18 @@ def repair(store: str | Path) -> RepairReport:
     """
     store = Path(store)
     with StoreLock(store):
-        done = list(mend_documents(store))
+        documents = list(mend_documents(store))
+        done = list(documents)
         found = inventory(store)
         if mended := list(_mend_files(found)):
             done += mended
             found = inventory(store)
         done += _mend_words(found)
-    if done and not found.unreadable and _is_scene(store):
-        rewrite_as_scene(store)  # what was made again speaks 0.5
+    if not found.unreadable and is_half_rewritten(store):
+        version = SCENE_VERSION if is_scene(store) else VERSION
+        (rewrite_as_scene if is_scene(store) else rewrite_as_05)(store)
+        if not documents:  # else it is what was made again just now, and speaks 0.5
+            done.append(f"all images speak NGFF {version}, as the root does")
     return RepairReport(
         frames_present=found.frames_present,
         frames_missing=found.frames_missing,
@@ -125,10 +135,6 @@ def _mend_words(found: Inventory) -> Iterator[str]:
         stream = Stream.model_validate(found.block["stream"])
         for image in found.images:
             yield from mend_journal(image, stream)
-
-
-def _is_scene(store: Path) -> bool:
-    return "scene" in read_attributes(store)["ome"]
 
 
 def _left(found: Inventory) -> Iterator[str]:

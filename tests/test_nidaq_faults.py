@@ -401,7 +401,7 @@ class TestUnreachable:
         board = Board()
         server = BoardServer(board)
         server.start()
-        daq = NIDaq(demo, address=server.address, deadline_s=0.3)
+        daq = NIDaq(demo, address=server.address, deadline_s=1.0)
         daq.open()
         daq.arm(WAVEFORM)
         server.stop()
